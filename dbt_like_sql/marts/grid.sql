@@ -1,0 +1,57 @@
+-- grid: what there is and what is missing, every model by every benchmark.
+--
+-- Grain    one row per (model_key, benchmark)
+-- Rule     models and benchmarks are those that were ever asked. The newest try decides:
+--          missing      never asked
+--          over_budget  too many of its requests failed; an older number may still stand (has_number)
+--          asked        answered, not graded yet
+--          outdated     graded only on an older version of the benchmark: not comparable, ask or grade again
+--          scored       stands in latest_metrics
+-- Columns  status · has_number: latest_metrics has this cell · coverage: of its headline, 0..1 ·
+--          evaluated_at, recorded_at: newest try and the number's grading, UTC; null if there is none
+-- Reader   "what do we still have to run"
+WITH newest AS (
+    SELECT *
+    FROM stg_evaluations
+    QUALIFY row_number() OVER (PARTITION BY model_key, benchmark ORDER BY recorded_at DESC, run_id) = 1
+),
+
+numbers AS (
+    SELECT
+        model_key,
+        benchmark,
+        max(recorded_at) AS recorded_at,
+        max(coverage) FILTER (is_headline AND subtask = '') AS coverage
+    FROM latest_metrics
+    GROUP BY model_key, benchmark
+),
+
+graded AS (
+    SELECT DISTINCT model_key, benchmark FROM stg_metrics
+),
+
+cells AS (
+    SELECT models.model_key, benchmarks.benchmark
+    FROM (SELECT DISTINCT model_key FROM stg_evaluations) AS models
+    CROSS JOIN (SELECT DISTINCT benchmark FROM stg_evaluations) AS benchmarks
+)
+
+SELECT
+    cells.model_key,
+    cells.benchmark,
+    CASE
+        WHEN newest.run_id IS NULL THEN 'missing'
+        WHEN NOT newest.is_within_budget THEN 'over_budget'
+        WHEN numbers.model_key IS NOT NULL THEN 'scored'
+        WHEN graded.model_key IS NOT NULL THEN 'outdated'
+        ELSE 'asked'
+    END AS status,
+    numbers.model_key IS NOT NULL AS has_number,
+    numbers.coverage,
+    newest.recorded_at AS evaluated_at,
+    numbers.recorded_at
+FROM cells
+LEFT JOIN newest USING (model_key, benchmark)
+LEFT JOIN numbers USING (model_key, benchmark)
+LEFT JOIN graded USING (model_key, benchmark)
+ORDER BY cells.model_key, cells.benchmark

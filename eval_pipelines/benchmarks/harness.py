@@ -1,0 +1,249 @@
+"""lm-eval's tasks, asked by us: its prompts, filters and metrics; our requests and our accounting.
+
+Source  lm-evaluation-harness 0.4.x, `lm_eval.api.task`; defaults follow its `local-completions` model class
+"""
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from eval_pipelines.benchmarks import data
+from eval_pipelines.benchmarks.catalog import Leaf, open_catalog
+from eval_pipelines.benchmarks.grading import Question, Subtask, grade_subtask
+from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
+from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
+from eval_pipelines.records import Metric, Request, Response, Sample, Score
+from eval_pipelines.scoring.aggregate import Verdicts, metric_of
+
+# lm-eval's own default, so that the same few-shot examples are drawn
+_FEWSHOT_SEED = 1234
+
+
+class Benchmark:
+    """A named, versioned set of samples, prompts and scorers, loaded and ready to be asked.
+
+    Attributes:
+        needs: The endpoint capabilities without which it cannot be asked.
+        ask_version: Changes with prompts, data, few-shot or generation parameters.
+        score_version: Changes with metrics, filters or the library that implements them.
+    """
+
+    def __init__(self, name: str, spec: BenchmarkSpec, subtasks: list[Subtask]) -> None:
+        self.name, self.spec, self._subtasks = name, spec, subtasks
+        tasks = [subtask.task for subtask in subtasks]
+        self.ask_version = ask_version(spec, tasks)
+        self.score_version = score_version(spec, tasks)
+        self.needs = _needs(name, spec, tasks)
+        self.headline = self._headline()
+
+    @property
+    def subtask_names(self) -> list[str]:
+        """One name for a plain task, many for a group."""
+        return [subtask.name for subtask in self._subtasks]
+
+    def samples(self) -> Iterator[Sample]:
+        """Every sample, in the order they are asked."""
+        return (question.sample for subtask in self._subtasks for question in subtask.questions)
+
+    def requests(self) -> Iterator[Request]:
+        """Every request, those that share a prompt prefix next to each other."""
+        for subtask in self._subtasks:
+            for question in subtask.questions:
+                for repeats in question.requests:
+                    yield from repeats
+
+    def grade(self, responses: Mapping[str, Response]) -> tuple[list[Score], list[Metric]]:
+        """Verdicts and metrics for what was answered. Pure: the same responses give the same numbers.
+
+        Args:
+            responses: by request digest. A sample with a missing or failed part is ungraded, never wrong.
+
+        Raises:
+            ScoringError: a scorer of the library raised, with the sample it raised on.
+        """
+        scores: list[Score] = []
+        metrics: list[Metric] = []
+        whole: dict[tuple[str, str], Verdicts] = {}
+        for subtask in self._subtasks:
+            verdicts = grade_subtask(subtask, responses, scores)
+            for (name, filter_name), found in verdicts.items():
+                whole.setdefault((name, filter_name), Verdicts(found.higher_is_better, found.combine)).extend(found)
+                if len(self._subtasks) > 1:
+                    metrics.append(metric_of(found, subtask.name, name, filter_name, is_headline=False))
+        for (name, filter_name), found in whole.items():
+            is_headline = (name, filter_name) == self.headline
+            metrics.append(metric_of(found, "", name, filter_name, is_headline=is_headline))
+        return scores, metrics
+
+    def _headline(self) -> tuple[str, str]:
+        first = self._subtasks[0]
+        known = [(metric, name) for metric in first.metric_names for name in first.filter_names]
+        if self.spec.headline is None:
+            return known[0]
+        metric, _, filter_name = self.spec.headline.partition(",")
+        for pair in known:
+            if pair[0] == metric and filter_name in ("", pair[1]):
+                return pair
+        offered = ", ".join(f"{metric},{name}" for metric, name in known)
+        raise ConfigError(f"benchmarks.{self.name}.headline: {self.spec.headline!r} is not among {offered}")
+
+
+def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> Benchmark:
+    """Load a benchmark: import lm-eval, read the data, render every prompt.
+
+    Args:
+        limit: Samples per subtask; None for all.
+        cache: Folder for the index of task names.
+
+    Raises:
+        UnknownNameError: no such lm-eval task. DataError: the data is missing or lacks a column.
+        UnsupportedError: the task needs what this project cannot ask.
+    """
+    _quiet()
+    leaves = open_catalog(cache, include=spec.include).leaves(spec.task)
+    if not leaves:
+        raise ConfigError(f"benchmarks.{name}.task: {spec.task!r} holds no tasks")
+    splits = None if spec.data is None else data.read_splits(spec.data, benchmark=name)
+    subtasks = []
+    for leaf in leaves:
+        task = _load_task(leaf, spec, splits, benchmark=name)
+        subtasks.append(Subtask(task.config.task, task, list(_questions(task, spec, limit))))
+    return Benchmark(name, spec, subtasks)
+
+
+def _quiet() -> None:
+    # its progress bars and its warnings about defaults would drown the run's own log
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    import datasets
+
+    datasets.disable_progress_bars()
+
+
+def _load_task(leaf: Leaf, spec: BenchmarkSpec, splits: dict[str, list[data.Row]] | None, *, benchmark: str) -> Any:
+    from lm_eval.tasks._factory import TaskFactory
+    from lm_eval.tasks._index import Entry, Kind
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    entry = Entry(name=leaf.entry.name, kind=Kind[leaf.entry.kind.upper()], yaml_path=leaf.entry.path)
+    raw = {**load_yaml(leaf.entry.path, resolve_func=False), **leaf.overrides}
+    overrides = dict(leaf.overrides)
+    if splits is not None:
+        overrides |= _local(raw, spec, splits, benchmark)
+    try:
+        task = TaskFactory().build(entry, overrides=overrides, registry={})
+    except DataError:
+        raise
+    except (ConnectionError, FileNotFoundError, OSError) as error:
+        raise DataError(
+            f"benchmarks.{benchmark}: the data set {raw.get('dataset_path')!r} of {entry.name} could not be fetched: "
+            f"{type(error).__name__}: {str(error).splitlines()[0][:200]}. Offline? Give the benchmark a local `data` source."
+        ) from error
+    except (KeyError, ValueError, TypeError, jinja2.TemplateError) as error:
+        where = "its `data`" if splits is not None else "its data set"
+        has = "" if splits is None else f" The rows have the columns {', '.join(sorted(next(iter(splits.values()))[0]))}."
+        raise DataError(
+            f"benchmarks.{benchmark}: {entry.name} could not be built from {where}: {type(error).__name__}: {error}.{has} "
+            f"`data.columns` can give a column another name or shape."
+        ) from error
+    _set_fewshot(task, raw, spec, benchmark)
+    return task
+
+
+def _local(
+    raw: Mapping[str, Any], spec: BenchmarkSpec, splits: dict[str, list[data.Row]], benchmark: str
+) -> dict[str, Any]:
+    """Overrides that put our rows where the task's hub data set would be."""
+    assert spec.data is not None
+    if spec.data.subset_column is not None:
+        subset = str(raw.get("dataset_name") or raw["task"])
+        splits = data.of_subset(splits, spec.data.subset_column, subset, benchmark=benchmark)
+        if not any(splits.values()):
+            raise DataError(f"benchmarks.{benchmark}.data: no row has {spec.data.subset_column} = {subset!r}")
+    evaluated = raw.get("test_split") or raw.get("validation_split")
+    if evaluated not in splits:
+        raise DataError(
+            f"benchmarks.{benchmark}.data.splits: {raw['task']} is evaluated on its {evaluated!r} split, "
+            f"and only {', '.join(sorted(splits))} is given"
+        )
+    missing = ("training_split", "validation_split", "test_split", "fewshot_split")
+    gone = {name: None for name in missing if raw.get(name) is not None and raw[name] not in splits}
+
+    def build(**_: Any) -> Any:
+        import datasets
+
+        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
+
+    return {**gone, "custom_dataset": build}
+
+
+def _set_fewshot(task: Any, raw: Mapping[str, Any], spec: BenchmarkSpec, benchmark: str) -> None:
+    n = spec.num_fewshot if spec.num_fewshot is not None else task.config.num_fewshot or 0
+    wanted = raw.get("fewshot_split") or raw.get("training_split")
+    if n and spec.data is not None and not callable(wanted) and wanted is not None and wanted not in spec.data.splits:
+        raise DataError(
+            f"benchmarks.{benchmark}: {raw['task']} draws {n} few-shot examples from its {wanted!r} split, which "
+            f"`data.splits` does not give. Add it, or set num_fewshot: 0."
+        )
+    task.set_config(key="num_fewshot", value=n)
+    task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+
+
+def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Question]:
+    is_chat = spec.protocol == "chat"
+    if is_chat and task.OUTPUT_TYPE != "generate_until":
+        raise UnsupportedError(
+            f"{task.config.task} compares log-likelihoods, which chat endpoints do not give. "
+            f"Leave `protocol` at completions for it."
+        )
+    task.build_all_requests(
+        limit=limit,
+        apply_chat_template=is_chat,
+        fewshot_as_multiturn=is_chat,
+        system_instruction=spec.system_prompt,
+        chat_template=_as_json if is_chat else None,
+    )
+    by_doc: dict[int, list[Any]] = {}
+    for instance in task.instances:
+        by_doc.setdefault(instance.doc_id, []).append(instance)
+    for doc_id, instances in by_doc.items():
+        instances.sort(key=lambda instance: instance.idx)
+        sample_id, doc = f"{task.config.task}/{doc_id}", instances[0].doc
+        requests = [to_requests(instance, sample_id, task.config.task, spec) for instance in instances]
+        sample = Sample(
+            sample_id=sample_id,
+            subtask=task.config.task,
+            question=question_of(task, doc),
+            target=target_of(task, doc),
+            choices=tuple(str(choice) for choice in task.doc_to_choice(doc)) if task.config.doc_to_choice else (),
+            n_requests=sum(len(repeats) for repeats in requests),
+        )
+        yield Question(sample, doc, instances, requests)
+
+
+def _as_json(messages: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+    import json
+
+    del add_generation_prompt  # the server renders its own template
+    return json.dumps(messages, ensure_ascii=False)
+
+
+def _needs(name: str, spec: BenchmarkSpec, tasks: list[Any]) -> frozenset[str]:
+    needs: set[str] = set()
+    for task in tasks:
+        if task.OUTPUT_TYPE == "generate_until":
+            needs.add("chat" if spec.protocol == "chat" else "completions")
+        elif task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood"):
+            needs.add("echo_logprobs")
+            if task.OUTPUT_TYPE == "loglikelihood" or "exact_match" in task._metric_fn_list:
+                needs.add("top_logprobs")
+        else:
+            raise UnsupportedError(
+                f"benchmarks.{name}: {task.config.task} is of type {task.OUTPUT_TYPE}, which is not asked yet"
+            )
+    return frozenset(needs)

@@ -1,0 +1,109 @@
+"""What lm-eval renders, as our requests, samples and versions."""
+
+import json
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.errors import UnsupportedError
+from eval_pipelines.keys import digest
+from eval_pipelines.records import Request
+
+# the defaults of lm-eval's API models: the same answers need the same parameters
+_MAX_TOKENS = 256
+_SEED = 1234
+_MAX_STOPS_OF_CHAT = 4
+_ONLY_SCORING = ("metric_list", "filter_list", "process_results")
+_NOT_ASKED = (*_ONLY_SCORING, "metadata", "custom_dataset", "dataset_path", "dataset_kwargs", "tag", "task_alias")
+
+
+def to_requests(instance: Any, sample_id: str, subtask: str, spec: BenchmarkSpec) -> list[Request]:
+    """The requests of one lm-eval instance: one per repeat."""
+    if instance.request_type == "loglikelihood":
+        fields = _loglikelihood(instance, sample_id)
+    else:
+        fields = _generation(instance, spec)
+    return [
+        Request(sample_id=sample_id, subtask=subtask, part=instance.idx, repeat=repeat, **fields)
+        for repeat in range(instance.repeats or 1)
+    ]
+
+
+def _loglikelihood(instance: Any, sample_id: str) -> dict[str, Any]:
+    context, continuation = instance.args[:2]
+    if not context:
+        raise UnsupportedError(f"{sample_id}: a log-likelihood without a context is not asked yet")
+    # spaces at the boundary belong to the continuation, as in lm-eval's `_encode_pair`
+    stripped = context.rstrip()
+    return {
+        "operation": "loglikelihood",
+        "prompt": stripped,
+        "continuation": context[len(stripped) :] + continuation,
+        "params": {"seed": _SEED},
+    }
+
+
+def _generation(instance: Any, spec: BenchmarkSpec) -> dict[str, Any]:
+    context, kwargs = instance.args[0], {**instance.args[1]}
+    kwargs.pop("do_sample", None)
+    until = kwargs.pop("until", None) or []
+    params: dict[str, Any] = {
+        "max_tokens": kwargs.pop("max_gen_toks", _MAX_TOKENS),
+        "temperature": kwargs.pop("temperature", 0),
+        "stop": [until] if isinstance(until, str) else list(until),
+        "seed": _SEED,
+        **kwargs,
+        **spec.generation,
+    }
+    if spec.protocol == "chat":
+        params["stop"] = params["stop"][:_MAX_STOPS_OF_CHAT]
+        return {"operation": "chat", "messages": tuple(json.loads(context)), "params": params}
+    return {"operation": "completion", "prompt": context, "params": params}
+
+
+def question_of(task: Any, doc: Any) -> str:
+    """The prompt without few-shot examples, as text."""
+    text = task.doc_to_text(doc)
+    if isinstance(text, int):
+        return " / ".join(str(choice) for choice in task.doc_to_choice(doc))
+    return str(text)
+
+
+def target_of(task: Any, doc: Any) -> str:
+    """The gold answer as the scorer sees it."""
+    target = task.doc_to_target(doc)
+    if isinstance(target, int) and task.config.doc_to_choice:
+        choices = task.doc_to_choice(doc)
+        return str(choices[target]) if 0 <= target < len(choices) else str(target)
+    return json.dumps(target, ensure_ascii=False) if isinstance(target, list) else str(target)
+
+
+def ask_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
+    """Author's version and a hash of everything that decides what is asked; independent of `limit`."""
+    parts = []
+    for task in tasks:
+        config = {
+            name: value for name, value in task.config.to_dict(keep_callable=False).items() if name not in _NOT_ASKED
+        }
+        fewshot = list(task.fewshot_docs() or []) if task.config.num_fewshot else []
+        parts.append([config, _digest_of_rows(task.eval_docs), _digest_of_rows(fewshot)])
+    asked = [parts, spec.protocol, spec.system_prompt, spec.generation]
+    return f"{spec.version}-{digest(_jsonable(asked), n_bytes=6)}"
+
+
+def score_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
+    """Author's version and a hash of everything that decides how answers are graded."""
+    parts = []
+    for task in tasks:
+        config = task.config.to_dict(keep_callable=False)
+        parts.append([task.VERSION, {name: config.get(name) for name in _ONLY_SCORING}])
+    return f"{spec.version}-{digest(_jsonable([parts, version('lm-eval')]), n_bytes=6)}"
+
+
+def _digest_of_rows(rows: Iterable[Any]) -> str:
+    return digest([_jsonable(dict(row)) for row in rows])
+
+
+def _jsonable(value: Any) -> Any:
+    return json.loads(json.dumps(value, sort_keys=True, default=str))

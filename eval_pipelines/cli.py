@@ -1,0 +1,244 @@
+"""`eval-pipelines`: everything the UI does that one may want without it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from eval_pipelines.config import config_schema, load_config
+from eval_pipelines.errors import ConfigError, EvalPipelinesError
+from eval_pipelines.home import enter_home
+
+
+class _Group(click.Group):
+    """Prints our own errors in one piece, without a traceback: 2 for what the caller can mend, 1 for the rest."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EvalPipelinesError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2 if isinstance(error, ConfigError) else 1)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_file",
+    envvar="EVALS_CONFIG",
+    default="evals.yaml",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The operator's file.",
+)
+@click.pass_context
+def main(ctx: click.Context, config_file: Path) -> None:
+    """LLM evaluations as Dagster assets."""
+    ctx.obj = config_file.absolute()
+
+
+@main.group("config")
+def config_group() -> None:
+    """The operator's file, evals.yaml."""
+
+
+@config_group.command("check")
+@click.pass_obj
+def config_check(path: Path) -> None:
+    """Print what was understood, or what is wrong and where."""
+    config = load_config(path)
+    click.echo(f"{config.path}: correct")
+    click.echo(f"data root    {config.data_root}")
+    for name, deployment in config.deployments.items():
+        click.echo(f"deployment   {name}: {deployment.backend}, at most {deployment.max_in_flight} in flight")
+    for key, model in config.models.items():
+        click.echo(f"model        {key}: {model.weights or model.served_name or 'hosted'} on {model.deployment}")
+    for root in config.watched:
+        family = root.family or "one family per folder"
+        click.echo(f"watched      {root.path}: {family}, suite {root.suite} on {root.deployment}")
+    for name, spec in config.benchmarks.items():
+        source = "hub" if spec.data is None else spec.data.package or spec.data.folder
+        click.echo(
+            f"benchmark    {name}: lm-eval task {spec.task}, {spec.protocol}, limit {spec.limit or 'none'}, data from {source}"
+        )
+    for name, members in config.suites.items():
+        click.echo(f"suite        {name}: {', '.join(members)}")
+
+
+@config_group.command("schema")
+def config_schema_command() -> None:
+    """Print the JSON schema of evals.yaml, for editors."""
+    click.echo(json.dumps(config_schema(), indent=2))
+
+
+@main.command()
+@click.option("--model", required=True, metavar="KEY", help="family@revision")
+@click.option("--benchmark", "names", required=True, multiple=True, metavar="NAME", help="Benchmark or suite; repeatable.")
+@click.option("--limit", type=click.IntRange(min=1), help="Samples per subtask, instead of evals.yaml's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
+@click.option("--verbose", is_flag=True, help="Show Dagster's own log.")
+@click.pass_obj
+def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, as_json: bool, verbose: bool) -> None:
+    """Ask, grade and publish cells of one model, through the same assets as the UI."""
+    from eval_pipelines.warehouse.read import query
+
+    config = load_config(path)
+    enter_home(config)
+    from eval_pipelines.cells import evaluate_cells
+
+    outcome = evaluate_cells(path, model, names, limit=limit, is_verbose=verbose)
+    rows = query(
+        config.data_root,
+        "SELECT * FROM metric_history WHERE score_run_id = ? ORDER BY benchmark, subtask, metric, filter",
+        [outcome.run_id],
+    )
+    if as_json:
+        click.echo(json.dumps({"run_id": outcome.run_id, "metrics": rows, "errors": outcome.errors}, default=str, indent=2))
+    else:
+        _print_metrics(rows)
+    for error in outcome.errors:
+        click.echo(f"error: {error}", err=True)
+    sys.exit(1 if outcome.errors else 0)
+
+
+@main.command()
+@click.pass_obj
+def publish(path: Path) -> None:
+    """Bring the published DuckDB file up to date with what landed."""
+    from eval_pipelines.warehouse.publish import publish as publish_now
+
+    report = publish_now(load_config(path).data_root)
+    click.echo(f"{report.path}: generation {report.generation}, {report.n_new_files} new files, {report.wall_s:.2f} s")
+    for test in report.failing:
+        click.echo(f"{test.severity}: {test.name}: {test.n_failing} rows: {test.meaning}", err=True)
+
+
+@main.command()
+@click.pass_obj
+def leaderboard(path: Path) -> None:
+    """Print the published leaderboard, and which of its differences are significant."""
+    print_leaderboard(load_config(path).data_root)
+
+
+@main.group()
+def serving() -> None:
+    """Servers that this machine runs for evaluations."""
+
+
+@serving.command("ps")
+@click.pass_obj
+def serving_ps(path: Path) -> None:
+    """List them."""
+    for room in _rooms(load_config(path).data_root):
+        running, order = room.running(), room.order()
+        if running and order:
+            click.echo(f"{order.model_key}  {order.url}  pid {running.server_pid}  since {running.started_at}  {room.log}")
+
+
+@serving.command("stop")
+@click.pass_obj
+def serving_stop(path: Path) -> None:
+    """Stop them all, leased or not."""
+    for room in _rooms(load_config(path).data_root):
+        if (running := room.running()) is not None:
+            os.kill(running.keeper_pid, signal.SIGTERM)
+            click.echo(f"told the keeper of {room.folder.name} to stop")
+
+
+@main.command()
+@click.option("--port", default=3000, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.pass_obj
+def ui(path: Path, port: int, host: str) -> None:
+    """Open the Dagster UI on this record, with its sensors running."""
+    config = load_config(path)
+    enter_home(config)
+    click.echo(f"http://{host}:{port} (stop with Ctrl-C)")
+    command = [sys.executable, "-m", "dagster", "dev", "-m", "eval_pipelines.definitions", "-h", host, "-p", str(port)]
+    sys.exit(subprocess.run(command, cwd=config.folder, check=False).returncode)
+
+
+@main.command()
+@click.option(
+    "--weights",
+    default=".cache/models/SmolLM2-135M-Instruct.Q4_1.gguf",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The small model, as a GGUF file.",
+)
+@click.pass_obj
+def demo(path: Path, weights: Path) -> None:
+    """Drop two checkpoints of a small model, let the sensor find them, show the leaderboard."""
+    from eval_pipelines.demo import run_demo
+
+    config = load_config(path)
+    enter_home(config)
+    run_demo(config, weights)
+    print_leaderboard(config.data_root)
+    _print_next_steps(config.data_root)
+
+
+def print_leaderboard(data_root: Path) -> None:
+    """The leaderboard with n, coverage and intervals; below it, which differences are more than chance."""
+    from eval_pipelines import leaderboard as board
+
+    rows = board.rows(data_root)
+    table = Table("benchmark", "rank", "model", "metric", "score (95 %)", "n", "coverage", title="Leaderboard")
+    for row in rows:
+        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
+        table.add_row(
+            row["benchmark"], str(row["rank"] or "-"), row["model_key"], metric, board.score_in_words(row),
+            f"{row['n']:,}/{row['n_asked']:,}", f"{row['coverage']:.1%}",
+        )  # fmt: skip
+    _console().print(table)
+    click.echo("Differences on the same questions (McNemar, exact; one test each, not corrected for several):")
+    for contrast in board.contrasts(data_root, rows):
+        click.echo(f"  {contrast.in_words()}")
+
+
+def _print_metrics(rows: list[dict[str, Any]]) -> None:
+    from eval_pipelines.leaderboard import score_in_words
+
+    table = Table("benchmark", "subtask", "metric", "score (95 %)", "n", "coverage")
+    for row in rows:
+        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
+        mark = " *" if row["is_headline"] else ""
+        table.add_row(
+            row["benchmark"], row["subtask"] or "all", metric + mark, score_in_words(row),
+            f"{row['n']:,}/{row['n_asked']:,}", f"{row['coverage']:.1%}",
+        )  # fmt: skip
+    _console().print(table)
+
+
+def _print_next_steps(data_root: Path) -> None:
+    database = data_root / "scores.duckdb"
+    click.echo(f"""
+The record is in {database}. Open it at any time, also while evaluations run:
+  import duckdb; db = duckdb.connect("{database}", read_only=True)
+  db.sql("FROM leaderboard")
+  db.sql("SELECT benchmark, model_key, value, ci_low, ci_high, n, coverage FROM latest_metrics WHERE is_headline")
+  db.sql("SELECT question, answer, value FROM sample_scores WHERE benchmark = 'gsm8k' AND metric = 'exact_match'")
+The Dagster UI on the same data:  make ui""")
+
+
+def _console() -> Console:
+    # piped output keeps whole lines: a table cut to 80 columns is no use to grep
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def _rooms(data_root: Path) -> list[Any]:
+    from eval_pipelines.serving.room import Room
+
+    return [Room(folder) for folder in sorted((data_root / "leases").glob("*")) if folder.is_dir()]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""OpenAI chat completions.
+
+Source  OpenAI API reference, "Create chat completion"; vLLM documentation, "OpenAI-Compatible Server"
+"""
+
+from typing import Any
+
+from eval_pipelines.client.failures import NoAnswer, failure
+from eval_pipelines.records import FailureKind, Request
+
+PATH = "/chat/completions"
+
+
+def body(request: Request, served_name: str) -> dict[str, Any]:
+    """The JSON body of one chat request."""
+    return {"model": served_name, "messages": list(request.messages or ()), **request.params}
+
+
+def read(request: Request, reply: dict[str, Any]) -> dict[str, Any]:
+    """Response fields of one reply. Raises NoAnswer for a reply that holds none."""
+    choice = first_choice(reply)
+    message = choice.get("message")
+    reason = choice.get("finish_reason")
+    content = message.get("content") if isinstance(message, dict) else None
+    if content is None:
+        if reason == "content_filter":
+            raise NoAnswer(failure(FailureKind.CONTENT_FILTER, "the server filtered its answer", status=200))
+        raise NoAnswer(failure(FailureKind.EMPTY, f"content is null (finish_reason {reason!r})", status=200))
+    if not isinstance(content, str):
+        raise NoAnswer(failure(FailureKind.MALFORMED, f"content is {type(content).__name__}, not text", status=200))
+    return {"text": content, "finish_reason": reason, **tokens(reply)}
+
+
+def first_choice(reply: dict[str, Any]) -> dict[str, Any]:
+    """The first choice of a reply. Raises NoAnswer where there is none."""
+    choices = reply.get("choices")
+    if not isinstance(choices, list):
+        raise NoAnswer(failure(FailureKind.MALFORMED, "the reply has no list of choices", status=200))
+    if not choices or not isinstance(choices[0], dict):
+        raise NoAnswer(failure(FailureKind.EMPTY, "the list of choices is empty", status=200))
+    choice: dict[str, Any] = choices[0]
+    return choice
+
+
+def tokens(reply: dict[str, Any]) -> dict[str, int | None]:
+    """Token counts as the server gave them; None where it did not."""
+    usage = reply.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
+    return {name: count if isinstance(count, int) and count >= 0 else None for name, count in counts.items()}

@@ -1,0 +1,137 @@
+"""What a bad reply means, and whether it is worth asking again.
+
+The kind is decided from the status, the body and the exception, so that an outage is never read as an answer.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from eval_pipelines.records import Failure, FailureKind
+
+RETRYABLE = frozenset(
+    {FailureKind.TIMEOUT, FailureKind.CONNECTION, FailureKind.OVERLOADED, FailureKind.MALFORMED, FailureKind.EMPTY}
+)
+
+_CONTEXT = re.compile(
+    r"context.{0,12}length|maximum context|context window|too many tokens|prompt is too long|max_model_len"
+    r"|longer than the (maximum|model)|input.{0,20}too long",
+    re.IGNORECASE,
+)
+_FILTER = re.compile(r"content.?filter|content.?policy|content management policy|safety system", re.IGNORECASE)
+_UNSUPPORTED = re.compile(
+    r"not (supported|implemented)|unsupported|unrecognized|unknown (field|parameter)", re.IGNORECASE
+)
+_SECRET = re.compile(r"(?i)(bearer\s+|sk-|hf_|nvapi-|api[_-]?key[\"'=:\s]+)[A-Za-z0-9._~+/=-]{6,}")
+_MAX_MESSAGE = 500
+
+
+class NoAnswer(Exception):
+    """Raised inside the client only: one attempt ended in a failure."""
+
+    def __init__(self, failure: Failure, *, retry_after_s: float | None = None) -> None:
+        super().__init__(failure.message)
+        self.failure, self.retry_after_s = failure, retry_after_s
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """Wait before attempt n+1: `base_s` doubled each time up to `cap_s`; a server's Retry-After wins.
+
+    A server may ask for at most `retry_after_cap_s`; a longer wish counts as the cap.
+    """
+
+    base_s: float = 0.5
+    cap_s: float = 20.0
+    retry_after_cap_s: float = 120.0
+
+    def wait_s(self, n_attempts: int, retry_after_s: float | None, jitter: float) -> float:
+        """Seconds to wait after `n_attempts` attempts. `jitter` in [0, 1) spreads waiters over the upper half."""
+        if retry_after_s is not None:
+            return min(retry_after_s, self.retry_after_cap_s) * (1 + 0.1 * jitter)
+        full = min(self.cap_s, self.base_s * 2.0 ** min(n_attempts - 1, 30))
+        return full * (0.5 + 0.5 * jitter)
+
+
+def failure(kind: FailureKind, message: str, *, status: int | None = None) -> Failure:
+    """A failure with its message shortened and cleared of anything that looks like a key."""
+    text = _SECRET.sub(r"\1***", " ".join(message.split()))
+    return Failure(kind=kind, message=text[:_MAX_MESSAGE] or kind.value, http_status=status)
+
+
+def from_exception(error: Exception) -> Failure:
+    """What an HTTP client exception means."""
+    name = type(error).__name__
+    if isinstance(error, httpx.TimeoutException):
+        return failure(FailureKind.TIMEOUT, f"{name}: {error}")
+    if isinstance(error, httpx.DecodingError):
+        return failure(FailureKind.MALFORMED, f"{name}: {error}")
+    return failure(FailureKind.CONNECTION, f"{name}: {error}")
+
+
+def from_status(status: int, body: bytes) -> Failure:
+    """What a reply with a status other than 2xx means."""
+    text = error_text(body)
+    return failure(_kind_of(status, text), text or f"HTTP {status} without a body", status=status)
+
+
+def from_error_object(error: Any, *, status: int = 200) -> Failure:
+    """An error object in a 2xx reply: decided by the code it names, else by its words."""
+    text = (
+        error
+        if isinstance(error, str)
+        else str(error.get("message") or error)
+        if isinstance(error, dict)
+        else repr(error)
+    )
+    code = error.get("code") if isinstance(error, dict) else None
+    named = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdigit()) else None
+    if named is not None and 400 <= named < 600:
+        kind = _kind_of(named, f"{code} {text}")
+    elif re.search(r"overload|rate.?limit|try again|capacity|internal", text, re.IGNORECASE):
+        kind = FailureKind.OVERLOADED
+    else:
+        kind = _kind_of(400, f"{code or ''} {text}")
+    return failure(kind, f"error object in an HTTP {status} reply: {text}", status=status)
+
+
+def error_text(body: bytes) -> str:
+    """The server's own words in an error body: OpenAI's, FastAPI's or plain text."""
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return body[:2000].decode(errors="replace")
+    if isinstance(data, dict):
+        error = data.get("error", data)
+        if isinstance(error, dict):
+            parts = [error.get("code"), error.get("message") or error.get("detail")]
+            return " ".join(str(part) for part in parts if part) or json.dumps(error)
+        return str(error)
+    return str(data)
+
+
+def retry_after_s(headers: httpx.Headers) -> float | None:
+    """Seconds from a Retry-After header; None if there is none or it is a date."""
+    try:
+        return max(0.0, float(headers["retry-after"]))
+    except (KeyError, ValueError):
+        return None
+
+
+def _kind_of(status: int, text: str) -> FailureKind:
+    if status == 408:
+        return FailureKind.TIMEOUT
+    if status == 429 or (status >= 500 and status != 501):
+        return FailureKind.OVERLOADED
+    if status == 501:
+        return FailureKind.UNSUPPORTED
+    if status in (400, 413, 422) and _CONTEXT.search(text):
+        return FailureKind.CONTEXT_LENGTH
+    if status in (400, 403) and _FILTER.search(text):
+        return FailureKind.CONTENT_FILTER
+    if status in (400, 422) and _UNSUPPORTED.search(text):
+        return FailureKind.UNSUPPORTED
+    return FailureKind.REJECTED

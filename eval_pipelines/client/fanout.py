@@ -1,0 +1,220 @@
+"""Ask an endpoint many requests at once."""
+
+import asyncio
+import itertools
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import httpx
+
+from eval_pipelines import plugins
+from eval_pipelines.client import failures
+from eval_pipelines.client.dialects import OF_OPERATION
+from eval_pipelines.client.journal import Journal
+from eval_pipelines.client.transport import open_client
+from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.errors import EvalPipelinesError
+from eval_pipelines.records import FailureKind, Request, Response, utc_now
+
+_PROGRESS_EVERY_S = 0.5
+# below this many failures an unlucky start is not a verdict on the endpoint
+_MIN_FAILURES_TO_STOP = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How hard to ask and when to give up.
+
+    Attributes:
+        max_in_flight: Requests on the wire at once.
+        max_attempts: HTTP round trips per request, the first included.
+        max_failed_share: Asking stops as soon as more than this share of all requests has failed for good.
+    """
+
+    max_in_flight: int = 32
+    max_attempts: int = 4
+    max_failed_share: float = 1.0
+    backoff: failures.Backoff = field(default_factory=failures.Backoff)
+
+
+@dataclass(slots=True)
+class AskReport:
+    """What asking came to: counts by outcome, tokens, latencies in seconds."""
+
+    n_requests: int = 0
+    n_answered: int = 0
+    n_failed: int = 0
+    n_not_asked: int = 0
+    n_attempts: int = 0
+    failures: Counter[FailureKind] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    wall_s: float = 0.0
+    latencies_s: list[float] = field(default_factory=list)
+    first_failure: str = ""
+
+    @property
+    def n_done(self) -> int:
+        """Requests with a final outcome."""
+        return self.n_answered + self.n_failed
+
+    def percentile_s(self, share: float) -> float | None:
+        """Latency that `share` of the answers stayed below; None without answers."""
+        ordered = sorted(self.latencies_s)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None
+
+    def count(self, response: Response) -> None:
+        """Add one final outcome."""
+        self.n_attempts += response.n_attempts
+        if response.failure:
+            self.n_failed += 1
+            self.failures[response.failure.kind] += 1
+            self.first_failure = self.first_failure or response.failure.message
+            return
+        self.n_answered += 1
+        self.latencies_s.append(response.latency_s)
+        self.prompt_tokens += response.prompt_tokens or 0
+        self.completion_tokens += response.completion_tokens or 0
+
+
+Progress = Callable[[AskReport], None]
+Outcome = Callable[[Request, Response], None]
+
+
+async def ask(
+    requests: Iterable[Request],
+    n_requests: int,
+    endpoint: Endpoint,
+    *,
+    journal: Journal,
+    limits: Limits,
+    on_outcome: Outcome,
+    on_progress: Progress | None = None,
+) -> AskReport:
+    """Send every request; append each answer to the journal before counting it.
+
+    Args:
+        requests: any number, read lazily, in an order that keeps shared prompt prefixes together.
+        n_requests: how many there are: the budget is a share of them.
+        on_outcome: called with every final answer or failure, answers after they are in the journal.
+
+    Returns:
+        Counts by outcome, tokens and latencies. When more than `limits.max_failed_share` of the requests failed,
+        the rest is not asked (`n_not_asked`): the caller decides what a broken budget means.
+
+    Cancelling cancels what is in flight; nothing keeps running, and what was answered stays answered.
+    """
+    run = _Run(endpoint, journal, limits, on_outcome, AskReport(n_requests=n_requests))
+    started = time.perf_counter()
+    source = iter(requests)
+    n_workers = min(limits.max_in_flight, endpoint.max_in_flight, max(n_requests, 1))
+    try:
+        async with open_client(endpoint) as client, asyncio.TaskGroup() as group:
+            workers = [group.create_task(run.work(client, source)) for _ in range(n_workers)]
+            if on_progress:
+                group.create_task(_report(run.report, workers, on_progress))
+    except BaseExceptionGroup as several:
+        # one worker's full disk or interrupt ends them all: the reader needs that one error, not a group
+        raise _first(several) from None
+    run.report.wall_s = time.perf_counter() - started
+    run.report.n_not_asked = n_requests - run.report.n_done
+    if on_progress:
+        on_progress(run.report)
+    return run.report
+
+
+def _first(several: BaseExceptionGroup[BaseException]) -> BaseException:
+    stops = [error for error in several.exceptions if not isinstance(error, Exception)]
+    ours = [error for error in several.exceptions if isinstance(error, EvalPipelinesError)]
+    return [*stops, *ours, *several.exceptions][0]
+
+
+@dataclass(slots=True)
+class _Run:
+    endpoint: Endpoint
+    journal: Journal
+    limits: Limits
+    on_outcome: Outcome
+    report: AskReport
+    _dialects: dict[str, ModuleType] = field(default_factory=dict)
+
+    async def work(self, client: httpx.AsyncClient, source: Iterator[Request]) -> None:
+        for request in source:
+            response = await self._until_final(client, request)
+            if response.is_answer:
+                self.journal.append(response)
+            self.report.count(response)
+            self.on_outcome(request, response)
+            if self._budget_is_broken():
+                return
+
+    def _budget_is_broken(self) -> bool:
+        allowed = self.limits.max_failed_share * self.report.n_requests
+        return self.report.n_failed > max(allowed, _MIN_FAILURES_TO_STOP)
+
+    async def _until_final(self, client: httpx.AsyncClient, request: Request) -> Response:
+        dialect = self._dialect(request.operation)
+        body = json.dumps(dialect.body(request, self.endpoint.served_name), ensure_ascii=False).encode()
+        for n_attempts in itertools.count(1):
+            asked_at, started = utc_now(), time.perf_counter()
+            told: dict[str, Any]
+            try:
+                told = dialect.read(request, await post(client, self.endpoint.url + dialect.PATH, body))
+                wait_s = None
+            except failures.NoAnswer as no_answer:
+                told = {"failure": no_answer.failure}
+                wait_s = no_answer.retry_after_s
+            if "top_logprobs" not in self.endpoint.offers:
+                told.pop("is_greedy", None)
+            latency_s = time.perf_counter() - started
+            failed = told.get("failure")
+            if failed is None or failed.kind not in failures.RETRYABLE or n_attempts >= self.limits.max_attempts:
+                return Response(
+                    request_digest=request.digest, n_attempts=n_attempts, latency_s=latency_s, asked_at=asked_at, **told
+                )
+            await asyncio.sleep(self.limits.backoff.wait_s(n_attempts, wait_s, random.random()))
+        raise AssertionError("unreachable: the loop above only ends by returning")
+
+    def _dialect(self, operation: str) -> ModuleType:
+        name = OF_OPERATION[operation]
+        if name not in self._dialects:
+            self._dialects[name] = plugins.load("client.dialects", name, kind="dialect")
+        return self._dialects[name]
+
+
+async def post(client: httpx.AsyncClient, url: str, body: bytes) -> dict[str, Any]:
+    """One attempt. Raises NoAnswer for everything that is no JSON object in a 2xx reply without an error."""
+    try:
+        reply = await client.post(url, content=body)
+    except httpx.HTTPError as error:
+        raise failures.NoAnswer(failures.from_exception(error)) from error
+    if reply.is_redirect:
+        where = reply.headers.get("location", "somewhere else")
+        message = f"HTTP {reply.status_code} redirects to {where}: set base_url to the address that answers"
+        raise failures.NoAnswer(failures.failure(FailureKind.REJECTED, message, status=reply.status_code))
+    if not reply.is_success:
+        failed = failures.from_status(reply.status_code, reply.content)
+        raise failures.NoAnswer(failed, retry_after_s=failures.retry_after_s(reply.headers))
+    try:
+        data = json.loads(reply.content)
+    except ValueError as error:
+        start = reply.content[:80].decode(errors="replace")
+        message = f"the reply is no JSON (it starts {start!r})"
+        raise failures.NoAnswer(failures.failure(FailureKind.MALFORMED, message, status=reply.status_code)) from error
+    if not isinstance(data, dict):
+        raise failures.NoAnswer(failures.failure(FailureKind.MALFORMED, "the reply is no JSON object", status=200))
+    if data.get("error"):
+        raise failures.NoAnswer(failures.from_error_object(data["error"], status=reply.status_code))
+    return data
+
+
+async def _report(report: AskReport, workers: list[asyncio.Task[None]], on_progress: Progress) -> None:
+    while not all(worker.done() for worker in workers):
+        on_progress(report)
+        await asyncio.wait(workers, timeout=_PROGRESS_EVERY_S, return_when=asyncio.ALL_COMPLETED)

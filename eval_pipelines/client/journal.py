@@ -1,0 +1,123 @@
+"""Answers as they arrive, on disk before they are counted.
+
+One file per evaluation, one JSON line per answer. A line is written with one system call to a file opened
+for appending, so a kill -9 at any moment leaves at most a torn last line, which readers skip. Failures are
+not written: they cost nothing to ask again.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from eval_pipelines.errors import WarehouseError
+from eval_pipelines.records import Response
+
+_SYNC_EVERY = 64
+
+
+class Journal:
+    """The answers of one evaluation. Use as a context manager; one process at a time holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+        self._n_unsynced = 0
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def open(self) -> None:
+        """Open for appending and take the lock. Raises BlockingIOError while another process holds it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink == 0:  # its last holder landed and removed it while we waited
+                raise BlockingIOError(errno.EAGAIN, "the journal was just removed")
+            self._drop_torn_line(fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def close(self) -> None:
+        """Sync and release. Safe to call twice."""
+        if self._fd is not None:
+            os.fsync(self._fd)
+            os.close(self._fd)
+            self._fd = None
+
+    def append(self, response: Response) -> None:
+        """Write one answer. Raises WarehouseError when the disk is full; what is written stays readable."""
+        assert self._fd is not None, "the journal is not open"
+        line = response.model_dump_json(exclude_none=True).encode() + b"\n"
+        end = os.lseek(self._fd, 0, os.SEEK_END)
+        try:
+            if os.write(self._fd, line) != len(line):
+                raise OSError(errno.ENOSPC, "short write")
+        except OSError as error:
+            os.ftruncate(self._fd, end)
+            raise WarehouseError(
+                f"could not write {self.path}: {error.strerror}; {_free(self.path)}. Free some space (or point "
+                f"data_root elsewhere) and materialize again: every answer up to here is kept and not asked again."
+            ) from error
+        self._n_unsynced += 1
+        if self._n_unsynced >= _SYNC_EVERY:
+            os.fsync(self._fd)
+            self._n_unsynced = 0
+
+    def answers(self) -> dict[str, Response]:
+        """Every answer written so far, by request digest."""
+        return {response.request_digest: response for response in read(self.path)}
+
+    def remove(self) -> None:
+        """Delete the file: its answers are landed. Only while open, so that nobody else is appending."""
+        assert self._fd is not None, "the journal is not open"
+        self.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def _drop_torn_line(fd: int) -> None:
+        # appending after a torn line would glue the next answer to it
+        size = os.fstat(fd).st_size
+        position = size
+        while position > 0:
+            start = max(0, position - 65536)
+            newline = os.pread(fd, position - start, start).rfind(b"\n")
+            if newline >= 0:
+                os.ftruncate(fd, start + newline + 1)
+                return
+            position = start
+        os.ftruncate(fd, 0)
+
+
+def read(path: Path) -> Iterator[Response]:
+    """The whole lines of a journal. A line that is not a response ends nothing: it is skipped."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return
+    with file:
+        for line in file:
+            try:
+                yield Response.model_validate(json.loads(line))
+            except ValueError:
+                continue
+
+
+def _free(path: Path) -> str:
+    try:
+        return f"{shutil.disk_usage(path.parent).free / 1e6:,.1f} MB are free there"
+    except OSError:
+        return "the disk could not be asked how much is free"

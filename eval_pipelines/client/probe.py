@@ -1,0 +1,75 @@
+"""See what an endpoint can do before anything is asked of it.
+
+A health route that answers proves little: a capability counts when one tiny request of its kind was answered.
+"""
+
+import asyncio
+
+import httpx
+
+from eval_pipelines import plugins
+from eval_pipelines.client import failures
+from eval_pipelines.client.dialects import OF_OPERATION
+from eval_pipelines.client.fanout import post
+from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.records import Failure, Request
+
+# an unlikely text: a server that tells the best token at each position names others than these
+_UNLIKELY = (" zebra purple", " ontology seventeen of")
+_N_ATTEMPTS = 4
+
+
+async def served_names(client: httpx.AsyncClient, endpoint: Endpoint) -> list[str] | None:
+    """The model names the server lists; None if it lists none (not every server has the route)."""
+    try:
+        reply = await client.get(f"{endpoint.url}/models")
+        entries = reply.json()["data"] if reply.is_success else None
+        return None if entries is None else [str(entry["id"]) for entry in entries]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None
+
+
+async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
+    """Ask one tiny request of the capability's kind. None if it was answered, else what went wrong.
+
+    An endpoint that is merely busy gets a few attempts: refusing it would be a verdict on the moment.
+    """
+    failed = None
+    for n_attempts in range(1, _N_ATTEMPTS + 1):
+        failed = await _try_once(client, endpoint, capability)
+        if failed is None or failed.kind not in failures.RETRYABLE:
+            return failed
+        if n_attempts < _N_ATTEMPTS:
+            await asyncio.sleep(failures.Backoff().wait_s(n_attempts, None, 0.0))
+    return failed
+
+
+async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
+    request = _canary(capability)
+    dialect = plugins.load("client.dialects", OF_OPERATION[request.operation], kind="dialect")
+    body = httpx.Request("POST", endpoint.url, json=dialect.body(request, endpoint.served_name)).content
+    try:
+        told = dialect.read(request, await post(client, endpoint.url + dialect.PATH, body))
+    except failures.NoAnswer as no_answer:
+        return no_answer.failure
+    if capability == "top_logprobs" and told.get("is_greedy") is not False:
+        return failures.failure(failures.FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
+    return None
+
+
+def _canary(capability: str) -> Request:
+    params = {"max_tokens": 1, "temperature": 0.0}
+    if capability == "chat":
+        return Request(
+            sample_id="canary",
+            subtask="canary",
+            operation="chat",
+            messages=({"role": "user", "content": "Hi"},),
+            params=params,
+        )
+    if capability == "completions":
+        return Request(sample_id="canary", subtask="canary", operation="completion", prompt="Hi", params=params)
+    context, continuation = _UNLIKELY
+    return Request(
+        sample_id="canary", subtask="canary", operation="loglikelihood", prompt=context, continuation=continuation
+    )

@@ -1,0 +1,300 @@
+"""The operator's one file, `evals.yaml`, as frozen and checked specs.
+
+    deployments   how to serve a family of models
+    models        models named by hand            watched   folders whose finished checkpoints become models
+    benchmarks    what is asked                   suites    named lists of benchmarks
+
+Every mistake in the file is one ConfigError that names file, line, place and what would be right; all of
+them are reported together. Reading the file imports the backends it names and nothing heavier.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self, TypeVar
+
+from pydantic import BaseModel
+
+from eval_pipelines import plugins
+from eval_pipelines.config_source import Loc, Source
+from eval_pipelines.config_specs import (
+    BenchmarkSpec,
+    DataSource,
+    Deployment,
+    DeploymentFields,
+    ModelEntry,
+    SpecRecord,
+    SuiteEntry,
+    WatchedRoot,
+)
+from eval_pipelines.errors import ConfigError, ModelKeyError, UnknownNameError
+from eval_pipelines.keys import ModelKey, slug
+
+__all__ = [
+    "BenchmarkSpec",
+    "Config",
+    "DataSource",
+    "Deployment",
+    "ModelEntry",
+    "WatchedRoot",
+    "config_schema",
+    "load_config",
+]
+
+T = TypeVar("T")
+
+_BACKENDS = "serving.backends"
+_SECTIONS = ("data_root", "deployments", "models", "watched", "benchmarks", "suites")
+
+
+class Config(SpecRecord):
+    """Everything `evals.yaml` says. All paths are absolute; every name that is referred to exists."""
+
+    path: Path
+    folder: Path
+    data_root: Path
+    deployments: dict[str, Deployment]
+    models: dict[str, ModelEntry]
+    watched: tuple[WatchedRoot, ...]
+    benchmarks: dict[str, BenchmarkSpec]
+    suites: dict[str, tuple[str, ...]]
+
+    @classmethod
+    def parse(cls, text: str, *, path: Path) -> Self:
+        """Check the text of a configuration file that stands (or would stand) at `path`.
+
+        Raises:
+            ConfigError: all problems, one a line: `evals.yaml:12: deployments.gpu.max_in_flite: unknown key. …`
+        """
+        source = Source(text, name=str(path))
+        # Absolute, not resolved: in a mounted ConfigMap the file is a symlink out of its folder.
+        path = path.absolute()
+        for key in source.data:
+            if key not in _SECTIONS:
+                source.report_unknown_key((key,), _SECTIONS)
+        reader = _Reader(source, path.parent)
+        sections = {name: getattr(reader, name)() for name in _SECTIONS}
+        source.fail_if_any()
+        return cls(path=path, folder=path.parent, **sections)
+
+    def benchmark(self, name: str) -> BenchmarkSpec:
+        """The benchmark of that name. Raises UnknownNameError."""
+        return self._get(self.benchmarks, name, kind="benchmark", section="benchmarks")
+
+    def deployment(self, name: str) -> Deployment:
+        """The deployment of that name. Raises UnknownNameError."""
+        return self._get(self.deployments, name, kind="deployment", section="deployments")
+
+    def suite(self, name: str) -> tuple[str, ...]:
+        """The benchmarks of a suite, in its order. Raises UnknownNameError."""
+        return self._get(self.suites, name, kind="suite", section="suites")
+
+    def expand(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Benchmarks and suites, mixed, as benchmark names: in order, each once. Raises UnknownNameError."""
+        known: dict[str, tuple[str, ...]] = {name: (name,) for name in self.benchmarks} | self.suites
+        found = [self._get(known, name, kind="benchmark or suite", section="benchmarks or suites") for name in names]
+        return tuple(dict.fromkeys(benchmark for group in found for benchmark in group))
+
+    def _get(self, known: Mapping[str, T], name: str, *, kind: str, section: str) -> T:
+        if name not in known:
+            raise UnknownNameError(kind, name, known=sorted(known), add=f"declare it under {section} in {self.path}")
+        return known[name]
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the operator's file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, empty or wrong; says where and what would be right.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path}: there is no such file (tried {path.absolute()}). "
+            f"`eval-pipelines --config PATH` or the environment variable EVALS_CONFIG points elsewhere."
+        ) from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text. Save the file as UTF-8.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.") from None
+    return Config.parse(text, path=path)
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of `evals.yaml`, with the typed options of every backend, for editors."""
+    shared: dict[str, Any] = {}
+
+    def schema(model: type[BaseModel]) -> dict[str, Any]:
+        found = model.model_json_schema()
+        shared.update(found.pop("$defs", {}))
+        return found
+
+    def named(entry: dict[str, Any]) -> dict[str, Any]:
+        return {"type": ["object", "null"], "additionalProperties": entry}
+
+    common = schema(DeploymentFields)
+    backends = {name: schema(_backend(name).Spec) for name in plugins.names(_BACKENDS)}
+    deployments = [
+        own
+        | {"title": name, "required": sorted({*common["required"], *own.get("required", [])})}
+        | {"properties": {**own.get("properties", {}), **common["properties"], "backend": {"const": name}}}
+        for name, own in backends.items()
+    ]
+    properties = {
+        "data_root": {"type": "string", "default": "data", "description": "The folder of the record."},
+        "deployments": named({"oneOf": deployments}),
+        "models": named(schema(ModelEntry)),
+        "watched": {"type": ["array", "null"], "items": schema(WatchedRoot)},
+        "benchmarks": named(schema(BenchmarkSpec)),
+        "suites": named({"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}),
+    }
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "evals.yaml", "type": "object"}
+    return head | {"additionalProperties": False, "properties": properties, "$defs": shared}
+
+
+def _backend(name: str) -> ModuleType:
+    return plugins.load(_BACKENDS, name, kind="backend")
+
+
+class _Reader:
+    """Reads the sections of one file, one method each; what does not fit is reported to the source and left out."""
+
+    def __init__(self, source: Source, folder: Path) -> None:
+        self.source, self.folder = source, folder
+        self._deployments: dict[str, Deployment] = {}
+
+    def data_root(self) -> Path | None:
+        value = self.source.data.get("data_root", "data")
+        if not isinstance(value, str) or not value or "://" in value:
+            self.source.report(("data_root",), "must be the path of a folder, such as `data` (not a URL)")
+            return None
+        return self._absolute(Path(value))
+
+    def deployments(self) -> dict[str, Deployment]:
+        for name, value in self.source.mapping("deployments").items():
+            self._check_name("deployments", name)
+            if (deployment := self._deployment(("deployments", name), name, value)) is not None:
+                self._deployments[name] = deployment
+        return self._deployments
+
+    def _deployment(self, loc: Loc, name: str, value: Any) -> Deployment | None:
+        fields = DeploymentFields.model_fields
+        given = value if isinstance(value, dict) else {}
+        common = {key: given[key] for key in given if key in fields} if isinstance(value, dict) else value
+        own = {key: given[key] for key in given if key not in fields}
+        head = self.source.read(DeploymentFields, loc, common)
+        module = self._module((*loc, "backend"), given.get("backend"))
+        # Without its backend nobody can say which of the other keys are right.
+        spec = self.source.read(module.Spec, loc, own, also=fields) if module else None
+        if head is None or module is None or spec is None:
+            return None
+        needs_weights = bool(getattr(module, "NEEDS_WEIGHTS", head.backend != "hosted"))
+        return Deployment(name=name, spec=spec, needs_weights=needs_weights, **dict(head))
+
+    def _module(self, loc: Loc, backend: Any) -> ModuleType | None:
+        if not isinstance(backend, str) or not backend:
+            return None
+        try:
+            return _backend(backend)
+        except UnknownNameError as error:
+            self.source.report(loc, str(error))
+        except ImportError as error:
+            self.source.report(loc, f"the backend {backend!r} cannot be imported: {error}. Is its extra installed?")
+        return None
+
+    def models(self) -> dict[str, ModelEntry]:
+        found: dict[str, ModelEntry] = {}
+        for key, value in self.source.mapping("models").items():
+            loc: Loc = ("models", key)
+            try:
+                ModelKey.parse(key)
+            except ModelKeyError as error:
+                self.source.report(loc, str(error))
+            self._refer(loc, value, "deployment", "deployments")
+            entry = self.source.read(ModelEntry, loc, value)
+            if entry is None:
+                continue
+            deployment = self._deployments.get(entry.deployment)
+            if deployment and deployment.needs_weights and entry.weights is None:
+                self.source.report(
+                    loc, f"`weights` is missing: {deployment.name!r} serves from files, so it needs a folder or file"
+                )
+            found[key] = entry.model_copy(update={"weights": self._absolute(entry.weights)})
+        return found
+
+    def watched(self) -> tuple[WatchedRoot, ...]:
+        found: dict[Path, WatchedRoot] = {}
+        for loc, value in self.source.items("watched"):
+            self._refer(loc, value, "deployment", "deployments")
+            self._refer(loc, value, "suite", "suites", "benchmarks")
+            root = self.source.read(WatchedRoot, loc, value)
+            if root is None:
+                continue
+            deployment = self._deployments.get(root.deployment)
+            if deployment and not deployment.needs_weights:
+                self.source.report(
+                    (*loc, "deployment"), f"{deployment.name!r} does not serve from files, so a folder is no use to it"
+                )
+            path = self._absolute(root.path) or root.path
+            if path in found:
+                self.source.report((*loc, "path"), "is watched twice: each checkpoint would be evaluated twice")
+            found[path] = root.model_copy(update={"path": path})
+        return tuple(found.values())
+
+    def benchmarks(self) -> dict[str, BenchmarkSpec]:
+        found: dict[str, BenchmarkSpec] = {}
+        for name, value in self.source.mapping("benchmarks").items():
+            self._check_name("benchmarks", name)
+            spec = self.source.read(BenchmarkSpec, ("benchmarks", name), value)
+            if spec is None:
+                continue
+            data = spec.data
+            if data is not None:
+                data = data.model_copy(update={"folder": self._absolute(data.folder)})
+            found[name] = spec.model_copy(update={"include": self._absolute(spec.include), "data": data})
+        return found
+
+    def suites(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
+        known = self._declared("benchmarks")
+        for name, value in self.source.mapping("suites").items():
+            loc: Loc = ("suites", name)
+            self._check_name("suites", name)
+            if name in known:
+                self.source.report(loc, "a benchmark has this name already; give the suite another")
+            entry = self.source.read(SuiteEntry, loc, value)
+            names = entry.root if entry else ()
+            for i, benchmark in enumerate(names):
+                if benchmark not in known:
+                    self.source.report((*loc, i), str(UnknownNameError("benchmark", benchmark, known=known)))
+                elif benchmark in names[:i]:
+                    self.source.report((*loc, i), f"{benchmark!r} is listed twice")
+            found[name] = names
+        return found
+
+    def _absolute(self, path: Path | None) -> Path | None:
+        return None if path is None else Path(os.path.abspath(self.folder / os.path.expanduser(path)))
+
+    def _declared(self, *sections: str) -> list[str]:
+        """Names a section declares, right or wrong: a broken entry is no reason to call its name unknown."""
+        return [name for section in sections for name in self.source.mapping(section)]
+
+    def _refer(self, loc: Loc, entry: Any, key: str, *sections: str) -> None:
+        """Check a name that an entry of the file (read or not: all problems are told at once) refers to."""
+        name = entry.get(key) if isinstance(entry, dict) else None
+        known = self._declared(*sections)
+        if isinstance(name, str) and name not in known:
+            self.source.report((*loc, key), str(UnknownNameError(key, name, known=known)))
+
+    def _check_name(self, section: str, name: str) -> None:
+        extra, why = (
+            ("_-", "'_' and '-'") if section == "deployments" else ("_", "'_', because it names Dagster assets")
+        )
+        if not re.fullmatch(f"[a-z0-9{extra}]+", name):
+            near = re.sub(f"[^a-z0-9{extra}]", "_", slug(name))
+            message = f"a name here takes only lower-case letters, digits, {why}: for example {near!r}"
+            self.source.report((section, name), message)

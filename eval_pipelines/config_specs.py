@@ -1,0 +1,188 @@
+"""What one entry of `evals.yaml` may hold: frozen, strictly checked records.
+
+`config.py` reads the file, resolves paths and checks that names which are referred to exist.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    RootModel,
+    SerializeAsAny,
+    field_validator,
+    model_validator,
+)
+
+from eval_pipelines.errors import ModelKeyError
+from eval_pipelines.keys import ModelKey, digest
+from eval_pipelines.records import Record
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+class SpecRecord(Record):
+    """Frozen, refuses unknown keys and numbers that are none."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+def _literal(value: str) -> str:
+    if re.search(r"\$\{[^}]*\}", value) or re.fullmatch(r"\$\w+", value):
+        raise ValueError(
+            "variables are not expanded here: write the value itself. The server inherits the environment anyway, "
+            "and a key belongs in `api_key_env: NAME_OF_THE_VARIABLE`"
+        )
+    return value
+
+
+def _whole_number_as_text(value: Any) -> Any:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class DeploymentFields(SpecRecord):
+    """What every deployment has, whatever its backend."""
+
+    backend: str = Field(min_length=1, description="the name of a file in eval_pipelines/serving/backends/")
+    max_in_flight: int = Field(default=32, ge=1, description="Requests in flight at once, over all benchmarks.")
+    keep_warm_s: float = Field(default=60, ge=0, description="Seconds a server we started outlives its last lease.")
+    ready_timeout_s: float = Field(default=300, gt=0, description="Seconds a server may take until it answers.")
+    request_timeout_s: float = Field(default=300, gt=0, description="Seconds one attempt may take.")
+    env: dict[str, Annotated[str, AfterValidator(_literal)]] = Field(
+        default_factory=dict, description="Added to the server's environment, literally. No secrets."
+    )
+
+
+class Deployment(DeploymentFields):
+    """The operator's declaration of how to serve a family of models."""
+
+    name: str
+    spec: SerializeAsAny[BaseModel] = Field(description="The backend's own options, an instance of its `Spec`.")
+    needs_weights: bool = Field(description="False where someone else serves the model.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The backend's own options as plain JSON values, only those that were given."""
+        return self.spec.model_dump(mode="json", exclude_unset=True)
+
+
+class ModelEntry(SpecRecord):
+    """A model named by hand."""
+
+    deployment: str = Field(description="the name of a deployment above")
+    weights: Path | None = Field(default=None, description="Folder or file; not needed where someone else serves it.")
+    served_name: str | None = Field(default=None, min_length=1, description="What the address calls the model.")
+
+
+class WatchedRoot(SpecRecord):
+    """A folder in which finished checkpoints appear."""
+
+    path: Path = Field(description="a folder that holds <family>/<revision>, or <revision> if `family` is given")
+    family: str | None = Field(default=None, description="None: the name of the folder above the checkpoint.")
+    deployment: str = Field(description="the name of a deployment above")
+    suite: str = Field(description="the name of a suite or benchmark")
+    done_marker: str | None = Field(default=None, description="File whose presence means finished, e.g. `DONE`.")
+    settle_s: float = Field(default=0, ge=0, description="Without a marker: seconds its newest file must be old.")
+
+    @field_validator("done_marker")
+    @classmethod
+    def _marker_is_a_file_name(cls, marker: str | None) -> str | None:
+        if marker is not None and (not marker.strip(".") or "/" in marker):
+            raise ValueError("must be a file name without a folder, such as `DONE`")
+        return marker
+
+    @field_validator("family")
+    @classmethod
+    def _family_is_part_of_a_key(cls, family: str | None) -> str | None:
+        if family is not None:
+            try:
+                ModelKey(family, "main")
+            except ModelKeyError as error:
+                raise ValueError(str(error)) from None
+        return family
+
+
+class DataSource(SpecRecord):
+    """Where a benchmark's samples come from, in place of the task's own source."""
+
+    package: str | None = Field(default=None, description="An installed Python package that carries the files.")
+    folder: Path | None = Field(default=None, description="A folder, relative to evals.yaml.")
+    splits: dict[str, str] = Field(min_length=1, description="split name → file in that package or folder")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="Target column → Jinja text; starts with `=`: Jinja expression."
+    )
+    subset_column: str | None = Field(default=None, description="Column that tells the subtasks apart.")
+
+    @field_validator("package")
+    @classmethod
+    def _package_is_a_module_name(cls, package: str | None) -> str | None:
+        if package is not None and not all(part.isidentifier() for part in package.split(".")):
+            raise ValueError("must be the import name of a Python package, such as `my_evals.data`")
+        return package
+
+    @field_validator("splits")
+    @classmethod
+    def _files_can_be_read(cls, splits: dict[str, str]) -> dict[str, str]:
+        for split, file in splits.items():
+            if PurePosixPath(file).suffix not in DATA_SUFFIXES:
+                raise ValueError(f"the file of {split!r} must end in {', '.join(DATA_SUFFIXES)}")
+            if PurePosixPath(file).is_absolute():
+                raise ValueError(f"the file of {split!r} must be relative to its package or folder")
+        return splits
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.package is None) == (self.folder is None):
+            raise ValueError("needs exactly one of `package` and `folder`")
+        return self
+
+
+class BenchmarkSpec(SpecRecord):
+    """What is asked, and how: an lm-eval task with its parameters."""
+
+    task: str = Field(min_length=1, description="an lm-eval task or group")
+    protocol: Literal["chat", "completions"] = "completions"
+    num_fewshot: int | None = Field(default=None, ge=0, description="None: the task's own number.")
+    limit: int | None = Field(default=None, ge=1, description="First samples per subtask; None: all.")
+    headline: str | None = Field(default=None, description="The number people quote: `metric` or `metric,filter`.")
+    version: Annotated[str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int)] = Field(
+        default="1", min_length=1, description="Bumped by a person when the meaning changes."
+    )
+    max_failed_share: float = Field(default=0.05, ge=0, le=1, description="Share of requests that may fail.")
+    max_attempts: int = Field(default=4, ge=1, description="HTTP round trips one request may take.")
+    generation: dict[str, Any] = Field(default_factory=dict, description="max_tokens, temperature, stop, seed …")
+    system_prompt: str | None = None
+    data: DataSource | None = Field(default=None, description="In place of the task's own source.")
+    include: Path | None = Field(default=None, description="Folder with your own lm-eval YAML tasks.")
+
+    _code_version: str = PrivateAttr(default="")
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Take the digest of what was written, before paths are made absolute: a moved checkout is no change."""
+        # Defaults stay out, so that a release that adds a field does not mark every cell as outdated.
+        self._code_version = digest(self.model_dump(mode="json", exclude_defaults=True), n_bytes=6)
+
+    @property
+    def code_version(self) -> str:
+        """Digest of everything in this entry as the file has it, 12 hex digits; changes with any of its values."""
+        return self._code_version
+
+    @field_validator("headline")
+    @classmethod
+    def _headline_names_a_metric(cls, headline: str | None) -> str | None:
+        if headline is None:
+            return None
+        parts = [part.strip() for part in headline.split(",")]
+        if len(parts) > 2 or not all(parts):
+            raise ValueError("must read `metric` or `metric,filter`, such as `exact_match,flexible-extract`")
+        return ",".join(parts)
+
+
+class SuiteEntry(RootModel[Annotated[tuple[str, ...], Field(min_length=1)]]):
+    """The names of the benchmarks in a suite."""

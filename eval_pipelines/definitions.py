@@ -1,0 +1,66 @@
+"""The switchboard: which adapters exist, and where their settings come from.
+
+Loaded in every run process, so it imports no benchmark library and no server package.
+"""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from assets.marts import marts_assets
+from assets.responses import responses_asset
+from assets.samples import samples_asset
+from assets.scores import scores_asset
+from dbt_like_sql import load as load_sql
+from eval_pipelines.config import Config
+from resources.benchmarks import BenchmarksResource
+from resources.checkpoints import CheckpointsResource
+from resources.config import read_config
+from resources.endpoints import EndpointsResource
+from resources.warehouse import WarehouseResource
+from sensors.checkpoints import checkpoint_sensor
+from sensors.models import declared_models_sensor
+from sensors.publish import publish_sensor
+
+CONFIG_VARIABLE = "EVALS_CONFIG"
+
+
+def config_path() -> Path:
+    """The operator's file: EVALS_CONFIG, else evals.yaml in the working directory."""
+    return Path(os.environ.get(CONFIG_VARIABLE, "evals.yaml")).absolute()
+
+
+def build(path: Path) -> dg.Definitions:
+    """Definitions for one operator's file. Raises ConfigError."""
+    config = read_config(path)
+    return dg.Definitions(
+        assets=assets_of(config),
+        resources=resources_of(path),
+        sensors=[checkpoint_sensor, declared_models_sensor, publish_sensor],
+        # one run is one process: its cells share one server and one budget
+        executor=dg.in_process_executor,
+    )
+
+
+def assets_of(config: Config) -> list[dg.AssetsDefinition]:
+    """Three assets for each benchmark, and the tables over all of them."""
+    cells = [make(name, spec) for name, spec in config.benchmarks.items() for make in (samples_asset, responses_asset, scores_asset)]
+    return [*cells, marts_assets(load_sql(), list(config.benchmarks))]
+
+
+def resources_of(path: Path) -> dict[str, dg.ConfigurableResource]:
+    """Every resource reads the same file."""
+    where = str(path)
+    return {
+        "endpoints": EndpointsResource(config_path=where),
+        "benchmarks": BenchmarksResource(config_path=where),
+        "warehouse": WarehouseResource(config_path=where),
+        "checkpoints": CheckpointsResource(config_path=where),
+    }
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    """What Dagster loads. A function, so that importing this module reads no file."""
+    return build(config_path())

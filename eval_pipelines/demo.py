@@ -1,0 +1,146 @@
+"""The demo: a training job leaves two checkpoints, the sensor finds them, the grid fills by itself.
+
+Everything below runs as it would for a real team: a Dagster daemon with the sensors of this project; runs of its
+own processes; one server per checkpoint. The demo only drops the files and watches.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import dagster as dg
+
+from eval_pipelines.config import Config
+from eval_pipelines.errors import ConfigError, EvalPipelinesError
+from eval_pipelines.keys import ModelKey
+from eval_pipelines.warehouse.publish import unpublished_files
+
+_NOISE = 0.35
+_TIMEOUT_S = 900.0
+_ORIGINAL, _DAMAGED = "step-1000", "step-2000-noised"
+
+
+def run_demo(config: Config, weights: Path) -> None:
+    """Drop the checkpoints and wait until every cell is scored and published.
+
+    Raises:
+        ConfigError: the small model is not there, or evals.yaml watches no folder.
+        EvalPipelinesError: a run failed, or the whole took longer than 15 minutes.
+    """
+    if not weights.is_file():
+        raise ConfigError(f"the small model is not at {weights.absolute()}: `make bootstrap` fetches it, or name it with --weights")
+    if not config.watched:
+        raise ConfigError(f"{config.path} watches no folder: the demo drops its checkpoints into one")
+    root = config.watched[0]
+    keys = [str(ModelKey(root.family or "demo", name)) for name in (_ORIGINAL, _DAMAGED)]
+    started = time.monotonic()
+    _drop_checkpoints(root.path if root.family else root.path / "demo", weights)
+    suite = config.expand([root.suite])
+    with _daemon(config):
+        instance = dg.DagsterInstance.get()
+        click.echo(f"The daemon runs; its sensor looks into {root.path}")
+        _watch(instance, config, keys, [dg.AssetKey(["scores", name]) for name in suite])
+    click.echo(f"All cells are scored and published: {time.monotonic() - started:.0f} s\n")
+
+
+def _drop_checkpoints(folder: Path, weights: Path) -> None:
+    """The original, and one damaged by noise on every weight matrix; each written aside, then renamed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    original, damaged = folder / f"{_ORIGINAL}.gguf", folder / f"{_DAMAGED}.gguf"
+    if not original.exists():
+        aside = original.with_name(f"{original.name}.part")
+        shutil.copyfile(weights, aside)
+        aside.rename(original)
+    click.echo(f"checkpoint {original} (the original)")
+    if not damaged.exists():
+        rewrite = [sys.executable, "-m", "eval_pipelines.embedded.cli", "rewrite", str(weights), str(damaged)]
+        done = subprocess.run([*rewrite, "--noise", str(_NOISE), "--seed", "1"], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ConfigError(f"the damaged checkpoint could not be written: {done.stderr.strip()}")
+    click.echo(f"checkpoint {damaged} (noise of {_NOISE:g} standard deviations on every matrix)")
+
+
+@contextmanager
+def _daemon(config: Config) -> Iterator[None]:
+    """Dagster's daemon on this project, as `dagster dev` runs it, without the web server."""
+    log_path = config.data_root / "dagster" / "demo-daemon.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "eval_pipelines.definitions"]
+    with log_path.open("wb") as log:
+        daemon = subprocess.Popen(
+            command,
+            cwd=config.folder,
+            env=os.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # a script's background job ignores SIGINT, and Dagster copies that to SIGTERM: it could not be stopped
+            preexec_fn=_default_signals,
+        )
+    try:
+        yield
+        if daemon.poll() is not None:
+            raise EvalPipelinesError(f"the Dagster daemon ended with status {daemon.returncode}; its log: {log_path}")
+    finally:
+        daemon.terminate()
+        try:
+            daemon.wait(15)
+        except subprocess.TimeoutExpired:
+            os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.wait()
+
+
+def _default_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _watch(instance: dg.DagsterInstance, config: Config, keys: list[str], scores: list[dg.AssetKey]) -> None:
+    """Print what happens until all cells are scored and published. Raises EvalPipelinesError on a failed run."""
+    said: set[str] = set()
+    deadline = time.monotonic() + _TIMEOUT_S
+    while True:
+        n_left = len(keys) * len(scores) - _say_news(instance, keys, scores, said)
+        _raise_if_failed(instance)
+        if not n_left and not unpublished_files(config.data_root):
+            return
+        if time.monotonic() > deadline:
+            raise EvalPipelinesError(f"{n_left} cells were not scored within {_TIMEOUT_S:g} s; see `make ui`")
+        time.sleep(1.0)
+
+
+def _say_news(instance: dg.DagsterInstance, keys: list[str], scores: list[dg.AssetKey], said: set[str]) -> int:
+    """Print cells that were scored since the last look; returns how many are scored."""
+    n_scored = 0
+    for asset in scores:
+        for key in instance.get_materialized_partitions(asset) & set(keys):
+            n_scored += 1
+            if (cell := f"{key} {asset.path[-1]}") not in said:
+                said.add(cell)
+                click.echo(f"  {cell}: {_score(instance, asset, key)}")
+    return n_scored
+
+
+def _score(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str) -> str:
+    records = instance.fetch_materializations(dg.AssetRecordsFilter(asset, asset_partitions=[key]), limit=1).records
+    metadata = records[0].asset_materialization.metadata if records and records[0].asset_materialization else {}
+    return str(metadata["score"].value) if "score" in metadata else "scored"
+
+
+def _raise_if_failed(instance: dg.DagsterInstance) -> None:
+    failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
+    if failed:
+        told = [
+            event.message
+            for event in instance.all_logs(failed[0].run_id)
+            if event.is_dagster_event and event.get_dagster_event().is_step_failure
+        ]
+        raise EvalPipelinesError(f"run {failed[0].run_id} failed: {' '.join(told) or 'see `make ui`'}")

@@ -1,0 +1,196 @@
+"""What travels between the rooms: plain, frozen, checked values.
+
+Nothing here knows Dagster, HTTP or SQL. Times are aware UTC datetimes, durations seconds (`_s`),
+shares lie in [0, 1].
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from eval_pipelines.keys import digest
+
+
+def utc_now() -> datetime:
+    """Now, aware, in UTC."""
+    return datetime.now(UTC)
+
+
+class Record(BaseModel):
+    """Frozen, and refuses fields it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class FailureKind(StrEnum):
+    """Why a request has no answer. Decided from status, body and timing; never from a score."""
+
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    OVERLOADED = "overloaded"
+    REJECTED = "rejected"
+    MALFORMED = "malformed"
+    EMPTY = "empty"
+    CONTEXT_LENGTH = "context_length"
+    CONTENT_FILTER = "content_filter"
+    UNSUPPORTED = "unsupported"
+
+
+class Failure(Record):
+    """One request that got no answer."""
+
+    kind: FailureKind
+    message: str = Field(max_length=2000, description="The server's own words, shortened. Never a secret.")
+    http_status: int | None = None
+
+
+Operation = Literal["chat", "completion", "loglikelihood"]
+
+
+class Request(Record):
+    """What is sent for one part of one sample, once. Pure data: it does not say where it goes."""
+
+    sample_id: str = Field(description="Stable within the benchmark: `<subtask>/<index>`.")
+    subtask: str = Field(description="The named part of the benchmark; the benchmark's own name if it has none.")
+    part: int = Field(default=0, ge=0, description="Which request of the sample: the index of a choice.")
+    repeat: int = Field(default=0, ge=0)
+    operation: Operation
+    messages: tuple[dict[str, str], ...] | None = Field(default=None, description="For `chat`.")
+    prompt: str | None = Field(default=None, description="For `completion`; the context for `loglikelihood`.")
+    continuation: str | None = Field(
+        default=None, description="For `loglikelihood`: the text whose probability is asked."
+    )
+    params: dict[str, Any] = Field(default_factory=dict, description="max_tokens, temperature, stop, seed …")
+
+    @model_validator(mode="after")
+    def _carries_what_its_operation_needs(self) -> "Request":
+        needs = {"chat": ("messages",), "completion": ("prompt",), "loglikelihood": ("prompt", "continuation")}
+        missing = [name for name in needs[self.operation] if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"a {self.operation} request needs {' and '.join(missing)}")
+        return self
+
+    @cached_property
+    def digest(self) -> str:
+        """Address of the answer, together with the model's fingerprint: a hash of what is sent, not of where."""
+        return digest(
+            [self.operation, self.messages, self.prompt, self.continuation, self.params, self.repeat], n_bytes=16
+        )
+
+
+class Response(Record):
+    """What came back for one request: an answer (text or log-likelihood) or a failure; never both, never neither."""
+
+    request_digest: str
+    text: str | None = None
+    logprob: float | None = Field(default=None, description="Natural log of the continuation's probability.")
+    is_greedy: bool | None = Field(default=None, description="None where the server cannot tell.")
+    failure: Failure | None = None
+    finish_reason: str | None = None
+    n_attempts: int = Field(ge=1)
+    latency_s: float = Field(ge=0, description="Wall clock of the last attempt: first byte sent to last byte read.")
+    ttft_s: float | None = Field(default=None, ge=0, description="Time to first token. None unless streamed.")
+    prompt_tokens: int | None = Field(default=None, ge=0, description="As the server counted; None if it did not say.")
+    completion_tokens: int | None = Field(default=None, ge=0, description="As the server counted.")
+    asked_at: datetime
+
+    @model_validator(mode="after")
+    def _answer_xor_failure(self) -> "Response":
+        n = sum(value is not None for value in (self.text, self.logprob, self.failure))
+        if n != 1:
+            raise ValueError(f"a response is a text, a log-likelihood or a failure: exactly one, not {n}")
+        return self
+
+    @property
+    def is_answer(self) -> bool:
+        """True unless it is a failure."""
+        return self.failure is None
+
+
+class Sample(Record):
+    """One question, as an analyst reads it."""
+
+    sample_id: str
+    subtask: str
+    question: str = Field(description="The rendered prompt without few-shot examples.")
+    target: str = Field(description="The gold answer as the scorer sees it.")
+    choices: tuple[str, ...] = ()
+    n_requests: int = Field(ge=1, description="Requests this sample takes for one repeat.")
+
+
+class Score(Record):
+    """One verdict on one sample by one metric."""
+
+    sample_id: str
+    subtask: str
+    metric: str
+    filter: str = Field(description="The extraction step used; `none` if there is none.")
+    value: float | None = Field(description="None = ungraded, and ungraded_reason says why. Never 0 for an outage.")
+    extracted: str | None = Field(default=None, description="What the filter took from the answer.")
+    ungraded_reason: str | None = None
+
+    @model_validator(mode="after")
+    def _ungraded_has_a_reason(self) -> "Score":
+        if (self.value is None) != (self.ungraded_reason is not None):
+            raise ValueError("a score has a value, or a reason why it has none")
+        return self
+
+
+class Metric(Record):
+    """One number over many scores, with what it is worth."""
+
+    subtask: str = Field(description="`` (empty) for the whole benchmark.")
+    metric: str
+    filter: str
+    value: float | None = Field(description="None when nothing could be graded.")
+    stderr: float | None = Field(default=None, ge=0)
+    ci_low: float | None = None
+    ci_high: float | None = None
+    bound_low: float | None = Field(default=None, description="If every ungraded sample were 0. None when unbounded.")
+    bound_high: float | None = Field(default=None, description="If every ungraded sample were 1.")
+    n: int = Field(ge=0, description="Graded samples.")
+    n_asked: int = Field(ge=0)
+    higher_is_better: bool = True
+    is_headline: bool = Field(default=False, description="The number people quote for this benchmark.")
+
+    @property
+    def coverage(self) -> float:
+        """Graded / asked; 0.0 if nothing was asked."""
+        return self.n / self.n_asked if self.n_asked else 0.0
+
+
+class Evaluation(Record):
+    """One try (a Dagster run) at one evaluation: who was asked what, with which versions, how it went."""
+
+    evaluation_id: str
+    run_id: str
+    model_key: str
+    family: str
+    revision: str
+    step: int | None = None
+    fingerprint: str
+    benchmark: str
+    ask_version: str = Field(description="Changes with prompts, data or generation parameters.")
+    parameters: str = Field(description="JSON: limit, few-shot, protocol, generation …")
+    endpoint: str = Field(description="URL without credentials.")
+    backend: str
+    server_version: str | None = None
+    n_samples: int = Field(ge=0)
+    n_requests: int = Field(ge=0)
+    n_answered: int = Field(ge=0)
+    n_reused: int = Field(ge=0, description="Answered by earlier evidence of the same model version.")
+    n_failed: int = Field(ge=0)
+    failures: str = Field(description="JSON: failure kind → count.")
+    is_within_budget: bool
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    wall_s: float = Field(ge=0)
+    latency_p50_s: float | None = None
+    latency_p95_s: float | None = None
+    latency_p99_s: float | None = None
+    asked_by: str = Field(default="", description="Who or what started the run.")
+    project_version: str
+    recorded_at: datetime

@@ -1,0 +1,1 @@
+"""From verdicts to numbers. Pure functions; nothing here asks, reads or writes."""

@@ -1,0 +1,242 @@
+"""Landing: append-only Parquet under `<data root>/landing/`, the truth everything else is derived from.
+
+    landing/samples/benchmark=…/<ask version>.parquet
+    landing/responses/model=…/benchmark=…/<evaluation id>-<run id>.parquet       only what this run was newly answered
+    landing/evaluations/model=…/benchmark=…/<evaluation id>-<run id>.parquet     after its responses
+    landing/scores/model=…/benchmark=…/<evaluation id>-<score version>-<run id>.parquet
+    landing/metrics/…                                                            after its scores: the commit
+
+Any number of processes and machines may land at once, without a lock: names are unique and nothing is overwritten.
+"""
+
+import itertools
+from collections.abc import Collection, Iterable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from eval_pipelines.errors import WarehouseError
+from eval_pipelines.keys import ModelKey, digest
+from eval_pipelines.records import Evaluation, Failure, Metric, Request, Response, Sample, Score
+from eval_pipelines.warehouse.files import safe_name, write_new
+from eval_pipelines.warehouse.shapes import arrow_schema, check_shape
+
+ROWS_PER_GROUP = 5_000
+
+Row = dict[str, Any]
+
+
+class Landing:
+    """The landing folder of one data root. Holds no state: two of them on one root are the same."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "landing"
+
+    def land_samples(self, benchmark: str, ask_version: str, samples: Iterable[Sample]) -> Path | None:
+        """Land the samples of a benchmark version that are not landed yet; None if all are. Raises WarehouseError."""
+        folder = self.folder / "samples" / f"benchmark={safe_name('benchmark', benchmark)}"
+        target = folder / f"{safe_name('benchmark version', ask_version)}.parquet"
+        known = {
+            row["sample_id"]
+            for row in _read("samples", _parquet_files(folder), ["sample_id"], ds.field("ask_version") == ask_version)
+        }
+        new = [sample for sample in samples if sample.sample_id not in known]
+        if not new:
+            return None
+        if known:
+            # "First 100, now all": a second file with the rest. Its name is its content, so two processes agree on it.
+            target = target.with_name(f"{target.stem}+{digest([s.sample_id for s in new], n_bytes=6)}.parquet")
+        rows = ({"benchmark": benchmark, "ask_version": ask_version, **sample.model_dump()} for sample in new)
+        return self._land("samples", target, rows)
+
+    def land_responses(self, evaluation: Evaluation, responses: Iterable[tuple[Request, Response]]) -> Path | None:
+        """Land what this run was newly answered, failures included; streams. None if there was nothing new.
+
+        Answers that earlier evidence gave (`answered`) are not landed again. Raises WarehouseError.
+        """
+        rows = (_response_row(evaluation, request, response) for request, response in responses)
+        first = next(rows, None)
+        if first is None:
+            return None
+        return self._land("responses", self._cell_file("responses", evaluation), itertools.chain([first], rows))
+
+    def land_evaluation(self, evaluation: Evaluation) -> Path:
+        """Land an evaluation, after its responses: a crash in between leaves no evaluation without evidence."""
+        return self._land("evaluations", self._cell_file("evaluations", evaluation), [evaluation.model_dump()])
+
+    def land_scores(
+        self,
+        evaluation: Evaluation,
+        scores: Iterable[Score],
+        metrics: Iterable[Metric],
+        *,
+        score_version: str,
+        run_id: str,
+        recorded_at: datetime,
+    ) -> Path:
+        """Land one grading of an evaluation: scores, then metrics. Scores without metrics are never published.
+
+        Args:
+            score_version: the scorer's version; with `ask_version` it makes two numbers comparable.
+            run_id: the run that graded (not the one that asked).
+            recorded_at: aware; ties scores and metrics of one grading together.
+
+        Returns:
+            The metrics file. Raises WarehouseError.
+        """
+        common: Row = {
+            name: getattr(evaluation, name)
+            for name in ("evaluation_id", "run_id", "model_key", "family", "revision", "step", "fingerprint")
+        } | {
+            "benchmark": evaluation.benchmark,
+            "ask_version": evaluation.ask_version,
+            "score_version": score_version,
+            "score_run_id": run_id,
+            "recorded_at": recorded_at,
+        }
+        name = f"{safe_name('score version', score_version)}-{safe_name('run id', run_id)}"
+        self._land(
+            "scores",
+            self._cell(evaluation.model_key, evaluation.benchmark, "scores")
+            / f"{evaluation.evaluation_id}-{name}.parquet",
+            ({**common, **score.model_dump()} for score in scores),
+        )
+        return self._land(
+            "metrics",
+            self._cell(evaluation.model_key, evaluation.benchmark, "metrics")
+            / f"{evaluation.evaluation_id}-{name}.parquet",
+            ({**common, **metric.model_dump(), "coverage": metric.coverage} for metric in metrics),
+        )
+
+    def answered(
+        self, model_key: ModelKey | str, fingerprint: str, *, benchmark: str | None = None
+    ) -> dict[str, Response]:
+        """Every landed answer (no failure) of one model version by request digest; the newest wins.
+
+        A request digest does not depend on the benchmark, so all of the model's benchmarks are searched unless
+        one is named. Raises WarehouseError on a file of another shape.
+        """
+        wanted = (ds.field("fingerprint") == fingerprint) & ds.field("failure_kind").is_null()
+        return _newest(self._responses(model_key, benchmark, wanted))
+
+    def responses_for(
+        self, model_key: ModelKey | str, fingerprint: str, digests: Collection[str]
+    ) -> dict[str, Response]:
+        """The newest answer to each of these requests, or its newest failure if none. Raises WarehouseError."""
+        keep = set(digests)
+        wanted = ds.field("fingerprint") == fingerprint
+        rows = (row for row in self._responses(model_key, None, wanted) if row["request_digest"] in keep)
+        return _newest(rows)
+
+    def latest_evaluation(self, model_key: ModelKey | str, benchmark: str) -> Evaluation | None:
+        """The evaluation of this cell that was recorded last, within its budget or not. Raises WarehouseError."""
+        files = _parquet_files(self._cell(str(model_key), benchmark, "evaluations"))
+        found = [Evaluation.model_validate(row) for row in _read("evaluations", files)]
+        return max(found, key=lambda evaluation: evaluation.recorded_at, default=None)
+
+    def _responses(self, model_key: ModelKey | str, benchmark: str | None, wanted: ds.Expression) -> Iterator[Row]:
+        folder = self.folder / "responses" / f"model={safe_name('model key', str(model_key))}"
+        part = f"benchmark={safe_name('benchmark', benchmark)}" if benchmark is not None else "benchmark=*"
+        files = sorted(folder.glob(f"{part}/[!.]*.parquet"))
+        return _read("responses", files, _RESPONSE_COLUMNS, wanted)
+
+    def _cell(self, model_key: str, benchmark: str, kind: str) -> Path:
+        model, name = safe_name("model key", model_key), safe_name("benchmark", benchmark)
+        return self.folder / kind / f"model={model}" / f"benchmark={name}"
+
+    def _cell_file(self, kind: str, evaluation: Evaluation) -> Path:
+        name = f"{safe_name('evaluation id', evaluation.evaluation_id)}-{safe_name('run id', evaluation.run_id)}"
+        return self._cell(evaluation.model_key, evaluation.benchmark, kind) / f"{name}.parquet"
+
+    def _land(self, kind: str, target: Path, rows: Iterable[Row]) -> Path:
+        schema = arrow_schema(kind)
+
+        def write(sink: BinaryIO) -> None:
+            with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+                for group in _groups(rows, ROWS_PER_GROUP):
+                    writer.write_table(pa.Table.from_pylist(group, schema=schema))
+
+        return write_new(target, write)
+
+
+_RESPONSE_COLUMNS = [
+    "request_digest",
+    "text",
+    "logprob",
+    "is_greedy",
+    "failure_kind",
+    "failure_message",
+    "http_status",
+    "finish_reason",
+    "n_attempts",
+    "latency_s",
+    "ttft_s",
+    "prompt_tokens",
+    "completion_tokens",
+    "asked_at",
+]
+
+
+def _response_row(evaluation: Evaluation, request: Request, response: Response) -> Row:
+    if response.request_digest != request.digest:
+        raise WarehouseError(
+            f"the response {response.request_digest} was handed in for request {request.digest} "
+            f"of sample {request.sample_id!r}: it would be found under the wrong question."
+        )
+    failure = response.failure
+    return {
+        **{name: getattr(evaluation, name) for name in ("evaluation_id", "run_id", "model_key", "fingerprint")},
+        "benchmark": evaluation.benchmark,
+        "ask_version": evaluation.ask_version,
+        **{name: getattr(request, name) for name in ("sample_id", "subtask", "part", "repeat", "operation")},
+        **response.model_dump(exclude={"failure"}),
+        "failure_kind": failure.kind.value if failure else None,
+        "failure_message": failure.message if failure else None,
+        "http_status": failure.http_status if failure else None,
+    }
+
+
+def _response(row: Row) -> Response:
+    kind, message, status = row.pop("failure_kind"), row.pop("failure_message"), row.pop("http_status")
+    failure = Failure(kind=kind, message=message or "", http_status=status) if kind else None
+    return Response(failure=failure, **row)
+
+
+def _newest(rows: Iterable[Row]) -> dict[str, Response]:
+    """One response per request: an answer before a failure, then the newest."""
+    best: dict[str, Row] = {}
+    for row in rows:
+        other = best.get(row["request_digest"])
+        if other is None or _worth(row) > _worth(other):
+            best[row["request_digest"]] = row
+    return {request_digest: _response(row) for request_digest, row in best.items()}
+
+
+def _worth(row: Row) -> tuple[bool, datetime]:
+    return row["failure_kind"] is None, row["asked_at"]
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[!.]*.parquet"))
+
+
+def _read(
+    kind: str, files: list[Path], columns: list[str] | None = None, wanted: ds.Expression | None = None
+) -> Iterator[Row]:
+    """Rows of landed files as dicts, file by file, so that memory holds one row group at a time."""
+    schema = arrow_schema(kind)
+    for path in files:
+        check_shape(kind, path)
+        dataset = ds.dataset(path, schema=schema, format="parquet")
+        for batch in dataset.to_batches(columns=columns, filter=wanted, batch_size=ROWS_PER_GROUP):
+            yield from batch.to_pylist()
+
+
+def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
+    rows = iter(rows)
+    while group := list(itertools.islice(rows, size)):
+        yield group

@@ -1,0 +1,224 @@
+"""Publish: from the landing to one DuckDB file that anyone may read at any time.
+
+Built aside under a lock, then renamed into place. If every landed file that the published database was made from is
+still there unchanged, a copy of it is extended by the new files only; otherwise it is built from all of them.
+"""
+
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import duckdb
+
+from eval_pipelines.errors import WarehouseError
+from eval_pipelines.records import utc_now
+from eval_pipelines.warehouse import tables
+from eval_pipelines.warehouse.files import exclusive, sync_file, sync_folder, write_failed
+from eval_pipelines.warehouse.read import open_published, published_path
+from eval_pipelines.warehouse.tables import LandedFile, run
+
+if TYPE_CHECKING:
+    from dbt_like_sql import SqlProject, SqlTestResult
+
+# The newest version that duckdb 1.5 (its command line, too) and 2.0 both read and write.
+STORAGE_VERSION: Final = "v1.2.0"
+LOCK_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True)
+class PublishReport:
+    """What one publication did.
+
+    generation    counts publications; grows by one each time, starts anew if the file was deleted
+    n_rows        rows by table, base tables and marts; views are not counted
+    tests         every SQL test, passed or not; failing ones do not stop a publication unless `severity: block`
+    """
+
+    path: Path
+    generation: int
+    is_full_rebuild: bool
+    n_new_files: int
+    n_rows: dict[str, int]
+    tests: "tuple[SqlTestResult, ...]"
+    wall_s: float
+
+    @property
+    def failing(self) -> "tuple[SqlTestResult, ...]":
+        """The tests that found something."""
+        return tuple(test for test in self.tests if not test.is_passed)
+
+
+def publish(
+    data_root: Path,
+    *,
+    models: "SqlProject | None" = None,
+    now: datetime | None = None,
+    is_full: bool = False,
+    lock_timeout_s: float = LOCK_TIMEOUT_S,
+) -> PublishReport:
+    """Bring `<data root>/scores.duckdb` up to the landing. Readers keep what they have open.
+
+    Args:
+        models: the SQL models and tests; by default those of the `dbt_like_sql` package.
+        is_full: build from all landed files, even where extending would do.
+        lock_timeout_s: how long to wait for another publication.
+
+    Raises:
+        SqlModelError: a model or test is wrong (file and line).
+        WarehouseError: a landed file has another shape, a blocking test failed, or the disk is full. The former
+            publication stays as it was.
+    """
+    if models is None:
+        from dbt_like_sql import load
+
+        models = load()
+    started = time.monotonic()
+    root = data_root.resolve()
+    with exclusive(root / ".publish.lock", timeout_s=lock_timeout_s):
+        _remove_litter(root)
+        try:
+            report = _publish(root, models, now or utc_now(), is_full=is_full, started=started)
+        except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+            raise write_failed(published_path(root), error) from error
+        finally:
+            _remove_litter(root)
+    return report
+
+
+def unpublished_files(data_root: Path) -> int:
+    """How many landed files the published database does not hold yet; for a sensor that asks whether to publish."""
+    landed = set(tables.landed_files(data_root.resolve() / "landing").values())
+    if not landed or not published_path(data_root).exists():
+        return len(landed)
+    connection = open_published(data_root)
+    try:
+        return len(landed - tables.known_files(connection))
+    finally:
+        connection.close()
+
+
+def _publish(root: Path, models: "SqlProject", now: datetime, *, is_full: bool, started: float) -> PublishReport:
+    from dbt_like_sql import build, run_tests
+
+    target, aside = published_path(root), root / f".pub-{uuid.uuid4().hex}.duckdb"
+    landing = root / "landing"
+    landed = tables.landed_files(landing)
+    generation, known = _former(target)
+    if known and not landed:
+        # An unmounted disk looks like this. An empty leaderboard would hide it.
+        raise WarehouseError(
+            f"{landing} is empty, but {target} was made from {len(known)} files of it. Is a disk not mounted? "
+            f"To really start over, delete {target.name} and publish again."
+        )
+    is_extended = not is_full and known is not None and known <= set(landed.values())
+    if is_extended:
+        shutil.copyfile(target, aside)
+    new = set(landed.values()) - known if is_extended and known is not None else set(landed.values())
+    with _database(aside) as connection:
+        if is_extended:
+            tables.drop_models(connection)
+        else:
+            tables.create(connection)
+        run(connection, "BEGIN")
+        tables.insert(connection, landing, new)
+        tables.create_responses(connection, landing)
+        build(models, connection)
+        tables.write_meta(
+            connection,
+            {
+                "generation": generation + 1,
+                "published_at": now.astimezone(UTC).replace(tzinfo=None),
+                "project_version": _project_version(),
+                "duckdb_version": duckdb.__version__,
+                "shape_version": tables.SHAPE_VERSION,
+                "models_digest": models.digest,
+            },
+        )
+        run(connection, "COMMIT")
+        tests = run_tests(models, connection)
+        _check_blocking(tests)
+        n_rows = tables.count_rows(connection)
+    _put_in_place(aside, target)
+    wall_s = time.monotonic() - started
+    return PublishReport(target, generation + 1, not is_extended, len(new), n_rows, tests, wall_s)
+
+
+def _former(target: Path) -> tuple[int, set[LandedFile] | None]:
+    """Generation and landed files of what is published; no files if it cannot be extended."""
+    if not target.exists():
+        return 0, None
+    try:
+        connection = open_published(target.parent)
+    except WarehouseError:
+        # Damaged, or written by a DuckDB we cannot read: it is derived, so build it anew.
+        return 0, None
+    try:
+        [(generation, shape)] = run(connection, "SELECT generation, shape_version FROM meta")
+        return generation, tables.known_files(connection) if shape == tables.SHAPE_VERSION else None
+    except (duckdb.Error, ValueError):
+        return 0, None
+    finally:
+        connection.close()
+
+
+@contextmanager
+def _database(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The file to publish, open for writing under the catalog `pub`; written out and closed at the end."""
+    connection = duckdb.connect()
+    try:
+        run(connection, "SET enable_progress_bar = false")
+        run(connection, "SET TimeZone = 'UTC'")
+        run(connection, f"SET temp_directory = '{_escaped(path.with_suffix('.tmp'))}'")
+        run(connection, f"ATTACH '{_escaped(path)}' AS pub (STORAGE_VERSION '{STORAGE_VERSION}')")
+        run(connection, "USE pub")
+        yield connection
+        run(connection, "CHECKPOINT pub")
+        run(connection, "USE memory")
+        run(connection, "DETACH pub")
+    finally:
+        connection.close()
+
+
+def _put_in_place(aside: Path, target: Path) -> None:
+    log = aside.with_name(f"{aside.name}.wal")
+    if log.exists():
+        raise WarehouseError(f"{log} remained after the checkpoint, so {aside.name} is not whole. Publish again.")
+    sync_file(aside)
+    os.replace(aside, target)
+    sync_folder(target.parent)
+
+
+def _check_blocking(tests: "tuple[SqlTestResult, ...]") -> None:
+    for test in tests:
+        if test.severity == "block" and not test.is_passed:
+            raise WarehouseError(
+                f"nothing was published: {test.path} found {test.n_failing} rows ({test.meaning}) First: {test.rows[0]}"
+            )
+
+
+def _remove_litter(root: Path) -> None:
+    """Delete what killed publications left; only under the lock, where nobody else builds."""
+    for path in root.glob(".pub-*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _project_version() -> str:
+    try:
+        return metadata.version("eval-pipelines")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("'", "''")

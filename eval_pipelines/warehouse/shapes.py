@@ -1,0 +1,196 @@
+"""The shape of every landed kind, written once: Parquet schema and DuckDB table both follow from it.
+
+A column reads `name: type`; a `?` marks one that may be null. A file that lacks a nullable column (it was
+written before the column existed) reads as null; any other difference is a WarehouseError.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from eval_pipelines.errors import WarehouseError
+
+_IDENTITY: Final = {
+    "evaluation_id": "text",
+    "run_id": "text",
+    "score_run_id": "text",
+    "model_key": "text",
+    "family": "text",
+    "revision": "text",
+    "step": "int?",
+    "fingerprint": "text",
+    "benchmark": "text",
+    "ask_version": "text",
+    "score_version": "text",
+}
+
+SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
+    # Last things first: whoever lists the kinds in this order sees at least what each file rests on.
+    "metrics": {
+        **_IDENTITY,
+        "subtask": "text",
+        "metric": "text",
+        "filter": "text",
+        "value": "real?",
+        "stderr": "real?",
+        "ci_low": "real?",
+        "ci_high": "real?",
+        "bound_low": "real?",
+        "bound_high": "real?",
+        "n": "int",
+        "n_asked": "int",
+        "coverage": "real",
+        "higher_is_better": "bool",
+        "is_headline": "bool",
+        "recorded_at": "time",
+    },
+    "scores": {
+        **_IDENTITY,
+        "sample_id": "text",
+        "subtask": "text",
+        "metric": "text",
+        "filter": "text",
+        "value": "real?",
+        "extracted": "text?",
+        "ungraded_reason": "text?",
+        "recorded_at": "time",
+    },
+    "evaluations": {
+        "evaluation_id": "text",
+        "run_id": "text",
+        "model_key": "text",
+        "family": "text",
+        "revision": "text",
+        "step": "int?",
+        "fingerprint": "text",
+        "benchmark": "text",
+        "ask_version": "text",
+        "parameters": "text",
+        "endpoint": "text",
+        "backend": "text",
+        "server_version": "text?",
+        "n_samples": "int",
+        "n_requests": "int",
+        "n_answered": "int",
+        "n_reused": "int",
+        "n_failed": "int",
+        "failures": "text",
+        "is_within_budget": "bool",
+        "prompt_tokens": "int",
+        "completion_tokens": "int",
+        "wall_s": "real",
+        "latency_p50_s": "real?",
+        "latency_p95_s": "real?",
+        "latency_p99_s": "real?",
+        "asked_by": "text",
+        "project_version": "text",
+        "recorded_at": "time",
+    },
+    "responses": {
+        "evaluation_id": "text",
+        "run_id": "text",
+        "model_key": "text",
+        "fingerprint": "text",
+        "benchmark": "text",
+        "ask_version": "text",
+        "request_digest": "text",
+        "sample_id": "text",
+        "subtask": "text",
+        "part": "int",
+        "repeat": "int",
+        "operation": "text",
+        "text": "text?",
+        "logprob": "real?",
+        "is_greedy": "bool?",
+        "failure_kind": "text?",
+        "failure_message": "text?",
+        "http_status": "int?",
+        "finish_reason": "text?",
+        "n_attempts": "int",
+        "latency_s": "real",
+        "ttft_s": "real?",
+        "prompt_tokens": "int?",
+        "completion_tokens": "int?",
+        "asked_at": "time",
+    },
+    "samples": {
+        "benchmark": "text",
+        "ask_version": "text",
+        "sample_id": "text",
+        "subtask": "text",
+        "question": "text",
+        "target": "text",
+        "choices": "texts",
+        "n_requests": "int",
+    },
+}
+
+_ARROW: Final = {
+    "text": pa.string(),
+    "texts": pa.list_(pa.string()),
+    "int": pa.int64(),
+    "real": pa.float64(),
+    "bool": pa.bool_(),
+    "time": pa.timestamp("us", tz="UTC"),
+}
+# TIMESTAMP, not TIMESTAMPTZ: the latter is shown in each reader's own time zone, and needs pytz in Python.
+_DUCKDB: Final = {
+    "text": "VARCHAR",
+    "texts": "VARCHAR[]",
+    "int": "BIGINT",
+    "real": "DOUBLE",
+    "bool": "BOOLEAN",
+    "time": "TIMESTAMP",
+}
+
+
+def arrow_schema(kind: str) -> pa.Schema:
+    """The Parquet schema of a kind; times are microseconds in UTC."""
+    return pa.schema(
+        [pa.field(name, _ARROW[typ.rstrip("?")], nullable=typ.endswith("?")) for name, typ in SHAPES[kind].items()]
+    )
+
+
+def duckdb_columns(kind: str) -> dict[str, str]:
+    """Column → DuckDB type; times are TIMESTAMP in UTC."""
+    return {name: _DUCKDB[typ.rstrip("?")] for name, typ in SHAPES[kind].items()}
+
+
+def time_columns(kind: str) -> list[str]:
+    """The columns that hold a moment."""
+    return [name for name, typ in SHAPES[kind].items() if typ == "time"]
+
+
+def check_shape(kind: str, path: Path) -> tuple[int, int]:
+    """Compare a landed file's footer; returns (rows, columns). Raises WarehouseError naming file and column."""
+    try:
+        # Opened here, so that no option of a dataset layer reads columns out of the folder names.
+        with pq.ParquetFile(path) as file:
+            found, n_rows = file.schema_arrow, file.metadata.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise WarehouseError(
+            f"{path} is no readable Parquet file ({error}). Landed files are written whole, so something else damaged "
+            f"it: move it out of the landing folder and publish again."
+        ) from error
+    expected = arrow_schema(kind)
+    for field in found:
+        index = expected.get_field_index(field.name)
+        if index < 0:
+            raise WarehouseError(
+                f"{path}: unexpected column {field.name!r} in a file of {kind}. "
+                f"It was written by a newer version of this project: update, or move the file away."
+            )
+        if field.type != expected.field(index).type:
+            raise WarehouseError(
+                f"{path}: column {field.name!r} of {kind} is {field.type}, expected {expected.field(index).type}."
+            )
+    names = set(found.names)
+    for field in expected:
+        if field.name not in names and not field.nullable:
+            raise WarehouseError(
+                f"{path}: column {field.name!r} is missing, and a file of {kind} cannot go without it."
+            )
+    return n_rows, len(names)

@@ -1,0 +1,1 @@
+"""Dagster resources: configuration in, core calls out. No policy."""

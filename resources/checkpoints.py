@@ -1,0 +1,20 @@
+"""Watched folders and what is in them."""
+
+from eval_pipelines.checkpoints import Scan, scan
+from eval_pipelines.config import WatchedRoot
+from eval_pipelines.models import fingerprint_cache
+from eval_pipelines.records import utc_now
+from resources.config import ConfiguredResource
+
+# well under the 60 s that Dagster gives a sensor; what was not hashed waits for the next tick
+_HASH_FOR_S = 20.0
+
+
+class CheckpointsResource(ConfiguredResource):
+    """Checkpoints that training jobs leave in watched folders."""
+
+    def scan(self) -> list[tuple[WatchedRoot, Scan]]:
+        """One look at every watched folder."""
+        config = self.config
+        cache = fingerprint_cache(config)
+        return [(root, scan(root, now=utc_now(), cache=cache, hash_for_s=_HASH_FOR_S)) for root in config.watched]

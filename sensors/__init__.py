@@ -1,0 +1,1 @@
+"""Dagster sensors: thin shells over pure functions of the core."""

@@ -1,0 +1,187 @@
+"""What the warehouse survives: being killed, being read, a disk that is full."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from eval_pipelines.errors import WarehouseError
+from eval_pipelines.warehouse.landing import Landing
+from eval_pipelines.warehouse.publish import publish
+from eval_pipelines.warehouse.read import query
+from eval_pipelines.warehouse.shapes import SHAPES, check_shape
+
+from .builders import answer, evaluation, land, requests
+
+HERE = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
+
+# Each round is a fork that dies by kill -9 just before its n-th call of one function, or after some milliseconds.
+# `stat` is called all the time while a folder is listed; the delays fall into DuckDB's own work.
+KILLS = (
+    *(f"fsync {n}" for n in (1, 4, 9, 14)),
+    *(f"link {n}" for n in (1, 3, 5)),
+    *(f"replace {n}" for n in (1,)),
+    *(f"copyfile {n}" for n in (1,)),
+    *(f"delay {ms}" for ms in (60, 120, 180, 240)),
+)
+MORTAL = """
+import os, shutil, signal, sys, threading, time
+from pathlib import Path
+from warehouse.builders import at, evaluation, land
+from eval_pipelines.warehouse.publish import publish
+import dbt_like_sql
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def live(root, n, what, when):
+    if what == "delay":
+        threading.Timer(when / 1000, die).start()
+    else:
+        module = shutil if what == "copyfile" else os
+        real, calls = getattr(module, what), [0]
+        def counted(*args, **kwargs):
+            calls[0] += 1
+            return die() if calls[0] == when else real(*args, **kwargs)
+        setattr(module, what, counted)
+    land(root, evaluation(f"tiny@step-{n}", f"bench{n}", recorded_at=at(n)))
+    publish(root)
+
+for n, line in enumerate(sys.stdin, start=1):
+    what, when = line.split()
+    child = os.fork()
+    if not child:
+        live(Path(sys.argv[1]), n, what, int(when))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def state(root: Path) -> tuple[int, int]:
+    """Generation and evaluations of what is published, after checking that it is whole."""
+    [meta] = query(root, "FROM meta")
+    for table in ("evaluations", "metrics", "scores", "samples"):
+        assert query(root, f"SELECT count(*) AS n FROM {table}") == [{"n": meta[f"n_{table}"]}]
+    assert query(root, "SELECT count(*) AS n FROM leaderboard") == [{"n": meta["n_metrics"]}]
+    return meta["generation"], meta["n_evaluations"]
+
+
+def test_a_kill_at_any_moment_leaves_whole_files_and_a_readable_publication(tmp_path: Path) -> None:
+    land(tmp_path, evaluation())
+    publish(tmp_path)
+    former, n_killed = state(tmp_path), 0
+    command = [sys.executable, "-c", MORTAL, str(tmp_path)]
+    with subprocess.Popen(command, env=ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as mortal:
+        assert mortal.stdin and mortal.stdout
+        for kill in KILLS:
+            mortal.stdin.write(f"{kill}\n")
+            mortal.stdin.flush()
+            n_killed += int(mortal.stdout.readline()) == -signal.SIGKILL
+            now = state(tmp_path)
+            assert now >= former, kill
+            former = now
+            for kind in SHAPES:
+                for path in (tmp_path / "landing" / kind).rglob("[!.]*.parquet"):
+                    check_shape(kind, path)
+        mortal.stdin.close()
+
+    assert n_killed >= len(KILLS) - 2, "the delays missed: the machine is too fast or too slow"
+    assert publish(tmp_path).failing == ()
+    assert list(tmp_path.glob(".pub-*")) == []
+
+
+def test_a_reader_that_keeps_the_file_open_blocks_nobody_and_never_sees_half_a_state(tmp_path: Path) -> None:
+    script = """
+import sys, duckdb
+held = duckdb.connect(sys.argv[1], read_only=True)
+print("open", flush=True)
+while True:
+    con = duckdb.connect(); con.execute(f"ATTACH '{sys.argv[1]}' AS s (READ_ONLY)").fetchall()
+    [(generation, n)] = con.execute("SELECT generation, n_metrics FROM s.meta").fetchall()
+    [(seen,)] = con.execute("SELECT count(*) FROM s.leaderboard").fetchall()
+    con.close()
+    print(generation, n - seen, *held.execute("SELECT generation FROM meta").fetchall()[0], flush=True)
+"""
+    land(tmp_path, evaluation())
+    path = publish(tmp_path).path
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as reader:
+        assert reader.stdout and reader.stdout.readline() == "open\n"
+        for n in range(5):
+            land(tmp_path, evaluation(f"tiny@step-{n}"))
+            assert publish(tmp_path).generation == n + 2
+        time.sleep(0.3)
+        reader.kill()
+        seen = [[int(word) for word in line.split()] for line in reader.stdout.read().splitlines()[:-1]]
+
+    generations = [generation for generation, _, _ in seen]
+    assert generations == sorted(generations)
+    assert (generations[-1], {torn for _, torn, _ in seen}, {held for *_, held in seen}) == (6, {0}, {1})
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not shutil.which("mount") or os.geteuid() != 0:
+        pytest.skip("a small disk can only be mounted by root")
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_named_when_landing_and_leaves_nothing_half_written(small_disk: Path) -> None:
+    landing = Landing(small_disk)
+    asked = requests(4)
+    kept = landing.land_responses(evaluation(run_id="run1"), [(one, answer(one)) for one in asked])
+    noise = [(one, answer(one, os.urandom(1_000_000).hex())) for one in requests(4, salt="long: ")]
+
+    with pytest.raises(WarehouseError, match=r"run2\.parquet could not be written: the disk is full \([\d,]+ bytes"):
+        landing.land_responses(evaluation(run_id="run2"), noise)
+
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == [kept]
+    assert len(landing.answered("tiny@step-100", "bytes-of-tiny@step-100")) == 4
+
+
+def test_a_full_disk_keeps_the_former_publication(small_disk: Path) -> None:
+    land(small_disk, evaluation())
+    (small_disk / "others").write_bytes(bytes(1_900_000))
+
+    with pytest.raises(WarehouseError, match=r"scores\.duckdb could not be written: the disk is full"):
+        publish(small_disk)
+
+    assert list(small_disk.glob(".pub-*")) == []
+    (small_disk / "others").unlink()
+    publish(small_disk)
+    (small_disk / "others").write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    with pytest.raises(WarehouseError, match="the disk is full"):
+        publish(small_disk)
+    assert query(small_disk, "SELECT generation FROM meta") == [{"generation": 1}]
+
+
+def test_litter_of_killed_writers_is_swept_after_a_day_but_not_before(tmp_path: Path) -> None:
+    folder = tmp_path / "landing" / "scores" / "model=m@1" / "benchmark=b"
+    folder.mkdir(parents=True)
+    old, young = folder / ".a.parquet.tmp-1-aa", folder / ".b.parquet.tmp-2-bb"
+    for path in (old, young):
+        path.write_bytes(b"PAR1")
+    os.utime(old, (time.time() - 2 * 86400,) * 2)
+
+    publish(tmp_path)
+
+    assert (old.exists(), young.exists()) == (False, True)
+    assert duckdb.__version__
