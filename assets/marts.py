@@ -1,6 +1,7 @@
 """The published tables: every file of dbt_like_sql/ is an asset, every SQL test an asset check."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
@@ -23,7 +24,7 @@ def marts_assets(project: SqlProject, benchmarks: list[str]) -> dg.AssetsDefinit
     ]
 
     @dg.multi_asset(name="publish", specs=specs, check_specs=checks, pool="publish")
-    def publish(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> Iterator[dg.MaterializeResult]:
+    def publish(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> Iterator[dg.MaterializeResult[Any]]:
         with told_plainly():
             report = warehouse.publish()
         context.log.info(

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
@@ -29,7 +29,9 @@ class AskConfig(dg.Config):
     """How much to ask this time."""
 
     limit: int | None = Field(
-        default=None, ge=1, description="Samples per subtask, instead of the limit in evals.yaml. Empty: as evals.yaml says."
+        default=None,
+        ge=1,
+        description="Samples per subtask, instead of the limit in evals.yaml. Empty: as evals.yaml says.",
     )
     reuse: bool = Field(
         default=True, description="Do not ask again what this model version answered before. Off: ask everything anew."
@@ -54,7 +56,7 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
         endpoints: EndpointsResource,
         benchmarks: BenchmarksResource,
         warehouse: WarehouseResource,
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[Any]:
         limit = config.limit or spec.limit
         with told_plainly():
             benchmark = benchmarks.load(name, limit=limit)
@@ -103,12 +105,20 @@ async def _ask(
                 known=lambda: landing.answered(model.key, model.fingerprint) if reuse else {},
                 land=land,
                 on_progress=progress,
-                on_wait=lambda: context.log.info("another run is asking this cell: waiting for it, then taking over its answers"),
+                on_wait=lambda: context.log.info(
+                    "another run is asking this cell: waiting for it, then taking over its answers"
+                ),
             )
 
 
 def _asked_by(run: dg.DagsterRun) -> str:
-    for tag in ("user", "dagster/sensor_name", "dagster/schedule_name", "dagster/backfill", "eval_pipelines/started_by"):
+    for tag in (
+        "user",
+        "dagster/sensor_name",
+        "dagster/schedule_name",
+        "dagster/backfill",
+        "eval_pipelines/started_by",
+    ):
         if tag in run.tags:
             return f"{tag.removeprefix('dagster/')}: {run.tags[tag]}"
     return "user"
@@ -192,7 +202,9 @@ def _preview(asked: "Asked", benchmark: "Benchmark") -> str:
         if response is None:
             continue
         said = response.failure.kind.value if response.failure else response.text or f"logprob {response.logprob:.2f}"
-        question = request.continuation or (request.messages[-1]["content"] if request.messages else request.prompt) or ""
+        question = (
+            request.continuation or (request.messages[-1]["content"] if request.messages else request.prompt) or ""
+        )
         lines.append(f"| {request.sample_id} | {_cell(question)} | {_cell(said)} |")
         if len(lines) >= _N_PREVIEW + 2:
             break

@@ -1,5 +1,7 @@
 """`samples/<benchmark>`: the questions of one benchmark, landed once per version."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.failures import told_plainly
@@ -20,7 +22,7 @@ def samples_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
         kinds={"parquet"},
         description=f"Questions and gold answers of {name} (lm-eval task `{spec.task}`), one version per wording and data.",
     )
-    def samples(benchmarks: BenchmarksResource, warehouse: WarehouseResource) -> dg.MaterializeResult:
+    def samples(benchmarks: BenchmarksResource, warehouse: WarehouseResource) -> dg.MaterializeResult[Any]:
         with told_plainly():
             benchmark = benchmarks.load(name, limit=spec.limit)
             found = list(benchmark.samples())

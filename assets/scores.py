@@ -1,6 +1,7 @@
 """`scores/<benchmark>`, by model: read what was answered, grade it, land scores and metrics. Asks nobody."""
 
 import json
+from typing import Any
 
 import dagster as dg
 
@@ -29,7 +30,7 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
     )
     def scores(
         context: dg.AssetExecutionContext, benchmarks: BenchmarksResource, warehouse: WarehouseResource
-    ) -> dg.MaterializeResult:
+    ) -> dg.MaterializeResult[Any]:
         landing, key = warehouse.landing, context.partition_key
         with told_plainly():
             evaluation = landing.latest_evaluation(key, name)
@@ -68,7 +69,11 @@ def in_words(metric: Metric) -> str:
     if metric.value is None:
         return f"{name}: nothing of {metric.n_asked:,} could be graded"
     error = f" ± {metric.stderr:.3f}" if metric.stderr is not None else ""
-    ci = f" ({metric.ci_low:.3f} to {metric.ci_high:.3f})" if metric.ci_low is not None and metric.ci_high is not None else ""
+    ci = (
+        f" ({metric.ci_low:.3f} to {metric.ci_high:.3f})"
+        if metric.ci_low is not None and metric.ci_high is not None
+        else ""
+    )
     text = f"{name} {metric.value:.3f}{error}{ci}, {metric.n:,} of {metric.n_asked:,} graded"
     if metric.n < metric.n_asked and metric.bound_low is not None and metric.bound_high is not None:
         text += f"; between {metric.bound_low:.3f} and {metric.bound_high:.3f} of all"

@@ -80,7 +80,9 @@ def config_schema_command() -> None:
 
 @main.command()
 @click.option("--model", required=True, metavar="KEY", help="family@revision")
-@click.option("--benchmark", "names", required=True, multiple=True, metavar="NAME", help="Benchmark or suite; repeatable.")
+@click.option(
+    "--benchmark", "names", required=True, multiple=True, metavar="NAME", help="Benchmark or suite; repeatable."
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Samples per subtask, instead of evals.yaml's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the metrics as JSON.")
 @click.option("--verbose", is_flag=True, help="Show Dagster's own log.")
@@ -100,7 +102,9 @@ def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, 
         [outcome.run_id],
     )
     if as_json:
-        click.echo(json.dumps({"run_id": outcome.run_id, "metrics": rows, "errors": outcome.errors}, default=str, indent=2))
+        click.echo(
+            json.dumps({"run_id": outcome.run_id, "metrics": rows, "errors": outcome.errors}, default=str, indent=2)
+        )
     else:
         _print_metrics(rows)
     for error in outcome.errors:
@@ -139,7 +143,9 @@ def serving_ps(path: Path) -> None:
     for room in _rooms(load_config(path).data_root):
         running, order = room.running(), room.order()
         if running and order:
-            click.echo(f"{order.model_key}  {order.url}  pid {running.server_pid}  since {running.started_at}  {room.log}")
+            click.echo(
+                f"{order.model_key}  {order.url}  pid {running.server_pid}  since {running.started_at}  {room.log}"
+            )
 
 
 @serving.command("stop")

@@ -45,11 +45,15 @@ def build(path: Path) -> dg.Definitions:
 
 def assets_of(config: Config) -> list[dg.AssetsDefinition]:
     """Three assets for each benchmark, and the tables over all of them."""
-    cells = [make(name, spec) for name, spec in config.benchmarks.items() for make in (samples_asset, responses_asset, scores_asset)]
+    cells = [
+        make(name, spec)
+        for name, spec in config.benchmarks.items()
+        for make in (samples_asset, responses_asset, scores_asset)
+    ]
     return [*cells, marts_assets(load_sql(), list(config.benchmarks))]
 
 
-def resources_of(path: Path) -> dict[str, dg.ConfigurableResource]:
+def resources_of(path: Path) -> dict[str, dg.ConfigurableResource[None]]:
     """Every resource reads the same file."""
     where = str(path)
     return {

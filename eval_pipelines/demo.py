@@ -35,7 +35,9 @@ def run_demo(config: Config, weights: Path) -> None:
         EvalPipelinesError: a run failed, or the whole took longer than 15 minutes.
     """
     if not weights.is_file():
-        raise ConfigError(f"the small model is not at {weights.absolute()}: `make bootstrap` fetches it, or name it with --weights")
+        raise ConfigError(
+            f"the small model is not at {weights.absolute()}: `make bootstrap` fetches it, or name it with --weights"
+        )
     if not config.watched:
         raise ConfigError(f"{config.path} watches no folder: the demo drops its checkpoints into one")
     root = config.watched[0]
@@ -61,7 +63,9 @@ def _drop_checkpoints(folder: Path, weights: Path) -> None:
     click.echo(f"checkpoint {original} (the original)")
     if not damaged.exists():
         rewrite = [sys.executable, "-m", "eval_pipelines.embedded.cli", "rewrite", str(weights), str(damaged)]
-        done = subprocess.run([*rewrite, "--noise", str(_NOISE), "--seed", "1"], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*rewrite, "--noise", str(_NOISE), "--seed", "1"], capture_output=True, text=True, check=False
+        )
         if done.returncode:
             raise ConfigError(f"the damaged checkpoint could not be written: {done.stderr.strip()}")
     click.echo(f"checkpoint {damaged} (noise of {_NOISE:g} standard deviations on every matrix)")

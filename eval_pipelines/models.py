@@ -49,7 +49,10 @@ def resolve(config: Config, key: ModelKey) -> Model:
     if waiting:
         raise ConfigError(f"{key} is not finished yet: {'; '.join(waiting)}")
     raise UnknownNameError(
-        "model", str(key), known=known, add=f"declare it under `models` in {config.path}, or put a checkpoint in a watched folder"
+        "model",
+        str(key),
+        known=known,
+        add=f"declare it under `models` in {config.path}, or put a checkpoint in a watched folder",
     )
 
 

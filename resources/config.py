@@ -19,10 +19,12 @@ def read_config(path: Path) -> Config:
     return _load(path, path.stat().st_mtime_ns) if path.exists() else load_config(path)
 
 
-class ConfiguredResource(dg.ConfigurableResource):
+class ConfiguredResource(dg.ConfigurableResource[None]):
     """A resource that reads the operator's file."""
 
-    config_path: str = Field(description="The operator's evals.yaml; an absolute path, or relative to the working directory.")
+    config_path: str = Field(
+        description="The operator's evals.yaml; an absolute path, or relative to the working directory."
+    )
 
     @property
     def config(self) -> Config:

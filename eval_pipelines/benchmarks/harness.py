@@ -4,7 +4,6 @@ Source  lm-evaluation-harness 0.4.x, `lm_eval.api.task`; defaults follow its `lo
 """
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -118,11 +117,12 @@ def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> B
 
 def _quiet() -> None:
     # its progress bars and its warnings about defaults would drown the run's own log
-    os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     import datasets
+    import lm_eval.api.task
 
     datasets.disable_progress_bars()
+    lm_eval.api.task.tqdm = lambda rows, **_: rows
 
 
 def _load_task(leaf: Leaf, spec: BenchmarkSpec, splits: dict[str, list[data.Row]] | None, *, benchmark: str) -> Any:

@@ -28,7 +28,7 @@ class FileLock:
 
     async def acquire(self, *, shared: bool = False, every_s: float = 0.05) -> None:
         """Take the lock, waiting for it. Polls, so that cancelling leaves no thread behind."""
-        while not self.try_acquire(shared=shared):
+        while not self.try_acquire(shared=shared):  # noqa: ASYNC110 - the kernel tells nobody when a flock is let go
             await asyncio.sleep(every_s)
 
     def release(self) -> None:

@@ -48,12 +48,11 @@ def evaluation(
     return Evaluation(**(values | fields))
 
 
-def samples(n: int = 4, **fields: Any) -> list[Sample]:
+def samples(n: int = 4) -> list[Sample]:
     return [
-        Sample(**({"sample_id": f"main/{i}", "subtask": "main", "question": f"What is {i}?", "target": str(i),
-                   "n_requests": 1} | fields))
+        Sample(sample_id=f"main/{i}", subtask="main", question=f"What is {i}?", target=str(i), n_requests=1)
         for i in range(n)
-    ]  # fmt: skip
+    ]
 
 
 def requests(n: int = 4, salt: str = "") -> list[Request]:

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval_pipelines.errors import WarehouseError
-from eval_pipelines.records import FailureKind, Request, Response
+from eval_pipelines.records import Evaluation, FailureKind, Metric, Record, Request, Response, Sample, Score
 from eval_pipelines.warehouse.files import safe_name
 from eval_pipelines.warehouse.landing import ROWS_PER_GROUP, Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
+from eval_pipelines.warehouse.shapes import SHAPES
 
 from .builders import answer, at, evaluation, failure, land, requests, samples
 
@@ -182,6 +183,21 @@ def test_a_file_from_before_a_nullable_column_existed_reads_as_null(tmp_path: Pa
     assert {one.ttft_s for one in Landing(tmp_path).answered(MODEL, what.fingerprint).values()} == {None}
     publish(tmp_path)
     assert query(tmp_path, "SELECT count(*) AS n, count(ttft_s) AS known FROM responses") == [{"n": 8, "known": 0}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "record", "elsewhere"),
+    [
+        ("evaluations", Evaluation, set()),
+        ("metrics", Metric, set()),
+        ("scores", Score, set()),
+        ("samples", Sample, set()),
+        ("responses", Response, {"failure"}),
+        ("responses", Request, {"messages", "prompt", "continuation", "params"}),
+    ],
+)
+def test_every_field_of_a_record_has_a_column(kind: str, record: type[Record], elsewhere: set[str]) -> None:
+    assert set(record.model_fields) - set(SHAPES[kind]) == elsewhere
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a\n", "ü", "a..b"])

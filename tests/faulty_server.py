@@ -1,0 +1,191 @@
+"""An OpenAI-shaped server that answers by rule and fails on command; a real HTTP server in a process of its own.
+
+POST /config sets it up, GET /stats tells what it saw. Run: python faulty_server.py [--port N]; prints its URL.
+"""
+
+import argparse
+import asyncio
+import json
+import re
+import socket
+import zlib
+from collections import Counter
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+SETTINGS: dict[str, Any] = {}
+DEFAULTS: dict[str, Any] = {
+    "model": "mock",
+    "latency_s": 0.0,
+    "api_key": None,
+    "faults": [],  # {"kind": …, "match": substring, "share": sticky share of prompts, "first": only the first k attempts}
+    "answers": {},  # substring of a prompt → text
+    "echo": True,
+    "top_logprobs": True,
+}
+SEEN: Counter[str] = Counter()
+ANSWERED: Counter[str] = Counter()
+COUNTS: Counter[str] = Counter()
+
+
+def share_of(text: str) -> float:
+    return zlib.crc32(text.encode()) % 10_000 / 10_000
+
+
+def fault_for(prompt: str) -> dict[str, Any] | None:
+    for fault in SETTINGS["faults"]:
+        is_meant = fault.get("match", "") in prompt and share_of(prompt) < fault.get("share", 1.0)
+        if is_meant and SEEN[prompt] <= fault.get("first", 10**9):
+            return fault
+    return None
+
+
+def answer_to(prompt: str) -> str:
+    for part, text in SETTINGS["answers"].items():
+        if part in prompt:
+            return text
+    return f"I think it is {zlib.crc32(prompt.encode()) % 90 + 10}."
+
+
+def faulty(fault: dict[str, Any]) -> Response:
+    kind = fault["kind"]
+    if kind.isdigit():
+        headers = {"retry-after": str(fault["retry_after"])} if "retry_after" in fault else None
+        message = fault.get("message", f"refused with {kind}")
+        return JSONResponse({"error": {"message": message, "code": fault.get("code")}}, int(kind), headers)
+    bodies: dict[str, Any] = {
+        "empty_choices": {"choices": []},
+        "no_choices": {"id": "x"},
+        "null": {"choices": [{"message": {"content": None}, "text": None, "finish_reason": "stop"}]},
+        "filtered": {"choices": [{"message": {"content": None}, "text": None, "finish_reason": "content_filter"}]},
+        "error200": {"error": {"message": "the engine is overloaded, try again"}},
+        "context": {"error": {"message": "This model's maximum context length is 2048 tokens"}},
+    }
+    if kind == "html":
+        return Response("<html>502 Bad Gateway</html>", media_type="text/html")
+    if kind == "truncated":
+        return Response('{"choices": [{"message": {"cont', media_type="application/json")
+    if kind == "list":
+        return JSONResponse([1, 2])
+    return JSONResponse(bodies[kind], 400 if kind == "context" else 200)
+
+
+def echo_logprobs(text: str) -> dict[str, Any]:
+    tokens = re.findall(r"\s*\S+|\s+$", text)
+    offsets, at = [], 0
+    for token in tokens:
+        offsets.append(at)
+        at += len(token)
+    logprobs = [None, *(-(zlib.crc32(token.encode()) % 500) / 100 - 0.01 for token in tokens[1:])]
+    best = [None if lp is None else {token: lp, "other": lp + 0.5} for token, lp in zip(tokens, logprobs, strict=True)]
+    only = [None if lp is None else {token: lp} for token, lp in zip(tokens, logprobs, strict=True)]
+    return {
+        "tokens": tokens,
+        "token_logprobs": logprobs,
+        "text_offset": offsets,
+        "top_logprobs": best if SETTINGS["top_logprobs"] else only,
+    }
+
+
+async def complete(request: Request) -> Response:
+    body = await request.json()
+    COUNTS["requests"] += 1
+    if SETTINGS["api_key"] and request.headers.get("authorization") != f"Bearer {SETTINGS['api_key']}":
+        return JSONResponse({"error": {"message": "bad key"}}, 401)
+    is_chat = "messages" in body
+    prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
+    if prompt not in ("Hi", " zebra purple ontology seventeen of"):  # canaries are not questions
+        SEEN[prompt] += 1
+        if ANSWERED[prompt]:
+            COUNTS["asked_again_though_answered"] += 1
+        if fault := fault_for(prompt):
+            COUNTS["faults"] += 1
+            if fault["kind"] == "stall":
+                await asyncio.sleep(3600)
+            if fault["kind"] == "reset":
+                request.scope["reset"]()
+            return faulty(fault)
+        await asyncio.sleep(SETTINGS["latency_s"])
+        ANSWERED[prompt] += 1
+        COUNTS["answered"] += 1
+    usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": 5}
+    if body.get("echo") and SETTINGS["echo"]:
+        choice: dict[str, Any] = {"text": prompt, "logprobs": echo_logprobs(prompt), "finish_reason": "length"}
+    elif is_chat:
+        choice = {"message": {"role": "assistant", "content": answer_to(prompt)}, "finish_reason": "stop"}
+    else:
+        choice = {"text": answer_to(prompt), "finish_reason": "stop"}
+    return JSONResponse({"choices": [{"index": 0, **choice}], "usage": usage})
+
+
+async def models(_: Request) -> Response:
+    return JSONResponse({"data": [{"id": SETTINGS["model"]}]})
+
+
+async def configure(request: Request) -> Response:
+    SETTINGS.clear()
+    SETTINGS.update(DEFAULTS)
+    SETTINGS.update(await request.json())
+    for counter in (SEEN, ANSWERED, COUNTS):
+        counter.clear()
+    return JSONResponse(SETTINGS)
+
+
+async def patch(request: Request) -> Response:
+    SETTINGS.update(await request.json())
+    return JSONResponse(SETTINGS)
+
+
+async def stats(_: Request) -> Response:
+    return JSONResponse({**COUNTS, "n_prompts": len(SEEN), "most_asked": max(SEEN.values(), default=0)})
+
+
+async def health(_: Request) -> Response:
+    return Response("ok")
+
+
+ROUTES = [
+    Route("/v1/chat/completions", complete, methods=["POST"]),
+    Route("/v1/completions", complete, methods=["POST"]),
+    Route("/v1/models", models),
+    Route("/config", configure, methods=["POST"]),
+    Route("/patch", patch, methods=["POST"]),
+    Route("/stats", stats),
+    Route("/health", health),
+]
+
+
+class Resettable:
+    """Lets a route cut its connection with a TCP reset, which no response class can."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        def reset() -> None:
+            raise ConnectionAbortedError("reset on command")
+
+        scope["reset"] = reset
+        await self.app(scope, receive, send)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int, default=0)
+    port = parser.parse_args().port
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    SETTINGS.update(json.loads(json.dumps(DEFAULTS)))
+    print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    config = uvicorn.Config(Resettable(Starlette(routes=ROUTES)), log_level="critical", access_log=False, backlog=4096)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main()
