@@ -58,14 +58,15 @@ def _spec(model: SqlModel, project: SqlProject, benchmarks: list[str]) -> dg.Ass
 
 
 def _metadata(model: SqlModel, report: PublishReport, warehouse: WarehouseResource) -> dict[str, dg.MetadataValue]:
-    rows = query(warehouse.config.data_root, f"SELECT * FROM {model.name} LIMIT {_N_PREVIEW}")
     told: dict[str, dg.MetadataValue] = {
         "generation": dg.MetadataValue.int(report.generation),
         "database": dg.MetadataValue.path(str(report.path)),
         "sql": dg.MetadataValue.md(f"```sql\n{model.sql.strip()}\n```"),
-        "preview": dg.MetadataValue.md(_table(rows)),
     }
+    # a view is computed when it is read: a preview of one over all answers would read them all
     if model.name in report.n_rows:
+        rows = query(warehouse.config.data_root, f"SELECT * FROM {model.name} LIMIT {_N_PREVIEW}")
+        told["preview"] = dg.MetadataValue.md(_table(rows))
         told["dagster/row_count"] = dg.MetadataValue.int(report.n_rows[model.name])
     return told
 

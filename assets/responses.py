@@ -3,7 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 from pydantic import Field
@@ -137,7 +137,7 @@ class _Progress:
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
         self._task = self._bar.add_task(title, total=None)
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> Self:
         self._bar.start()
         return self
 

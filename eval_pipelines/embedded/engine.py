@@ -105,7 +105,9 @@ class Engine:
             message = self._pipe.recv()
         except (EOFError, OSError):
             code = self._process.wait()
-            raise StartError(f"the engine died while loading {name} (exit code {code}). Is there enough memory?") from None
+            raise StartError(
+                f"the engine died while loading {name} (exit code {code}). Is there enough memory?"
+            ) from None
         if isinstance(message, LoadFailed):
             raise StartError(f"OpenVINO cannot load {name}: {message.reason}")
         assert isinstance(message, Ready)

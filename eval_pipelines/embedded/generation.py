@@ -3,11 +3,11 @@
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
 from eval_pipelines.embedded.engine import Engine, Stream
-from eval_pipelines.embedded.errors import ApiError
+from eval_pipelines.embedded.errors import ApiError, EngineError
 from eval_pipelines.embedded.messages import Delta, FinishReason, Work
 from eval_pipelines.embedded.protocol import GenerationRequest
 from eval_pipelines.embedded.text import TextAssembler
@@ -99,7 +99,7 @@ def plan(
     if max_tokens == 0 and not is_echo:
         raise ApiError("max_tokens: 0 makes sense only with echo.", param="max_tokens", code="invalid_value")
     temperature = 1.0 if request.temperature is None else request.temperature
-    works, choices = [], []
+    works, choices = list[Work](), list[Choice]()
     # Without a seed every request draws its own: openvino's default seed is always the same one.
     seed = secrets.randbits(63) if request.seed is None else request.seed
     for prompt in prompts:
@@ -149,7 +149,7 @@ async def complete(job: Job, engine: Engine) -> None:
         async with asyncio.TaskGroup() as group:
             for choice, stream in zip(job.choices, streams, strict=True):
                 group.create_task(_fill(choice, stream))
-    except* Exception as errors:
+    except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
     finally:
         for stream in streams:
@@ -163,21 +163,22 @@ async def _fill(choice: Choice, stream: Stream) -> None:
             stream.close()
 
 
-async def pieces(job: Job, engine: Engine) -> AsyncIterator[tuple[Choice, str]]:
-    """Yield new text as it becomes certain, of all choices as they come; the last piece of a choice may be empty.
+async def pieces(job: Job, engine: Engine) -> AsyncGenerator[tuple[Choice, str, bool], None]:
+    """Yield (choice, new text, whether it is its last) as text becomes certain, of all choices as they come.
 
     Raises EngineError; closing the iterator frees everything in the engine.
     """
     streams = [engine.submit(work) for work in job.works]
-    news: asyncio.Queue[tuple[Choice, str] | Exception] = asyncio.Queue()
+    news: asyncio.Queue[tuple[Choice, str, bool] | EngineError] = asyncio.Queue()
 
     async def pump(choice: Choice, stream: Stream) -> None:
         try:
             async for delta in stream.deltas():
-                news.put_nowait((choice, choice.feed(delta)))
+                text = choice.feed(delta)
+                news.put_nowait((choice, text, choice.finish_reason is not None))
                 if choice.finish_reason is not None:
                     stream.close()
-        except Exception as error:
+        except EngineError as error:
             news.put_nowait(error)
 
     tasks = [asyncio.create_task(pump(*pair)) for pair in zip(job.choices, streams, strict=True)]
@@ -185,9 +186,9 @@ async def pieces(job: Job, engine: Engine) -> AsyncIterator[tuple[Choice, str]]:
         n_open = len(tasks)
         while n_open:
             item = await news.get()
-            if isinstance(item, Exception):
+            if isinstance(item, EngineError):
                 raise item
-            n_open -= item[0].finish_reason is not None
+            n_open -= item[2]
             yield item
     finally:
         for task in tasks:

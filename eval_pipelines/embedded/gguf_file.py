@@ -152,10 +152,12 @@ def _check_complete(header: GgufHeader, size_bytes: int) -> None:
 
 def n_bytes(tensor: TensorInfo) -> int:
     """Size of a tensor in the file. Raises GgufError for a type this version of the gguf package does not know."""
-    import gguf  # type: ignore[import-untyped]
+    import gguf
 
     try:
         block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(tensor.kind)]
     except (ValueError, KeyError):
-        raise GgufError(f"tensor {tensor.name} is of the unknown type {tensor.kind}: update the gguf package.") from None
+        raise GgufError(
+            f"tensor {tensor.name} is of the unknown type {tensor.kind}: update the gguf package."
+        ) from None
     return tensor.n_elements // int(block) * int(block_bytes)

@@ -45,8 +45,8 @@ class OpenVinoPipeline:
     """ContinuousBatchingPipeline in float32, so that log-probabilities can be compared between machines."""
 
     def __init__(self, settings: EngineSettings) -> None:
-        import openvino as ov  # type: ignore[import-untyped]
-        import openvino_genai as genai  # type: ignore[import-untyped]
+        import openvino as ov
+        import openvino_genai as genai
 
         self._ov, self._genai = ov, genai
         scheduler = genai.SchedulerConfig()

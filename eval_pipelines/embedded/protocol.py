@@ -129,7 +129,9 @@ class CompletionRequest(GenerationRequest):
                 raise ApiError(f"prompt: at most {MAX_PROMPTS} prompts a request, not {len(prompt)}.", param="prompt")
             if all(isinstance(item, str) for item in prompt) or all(_are_ids(item) for item in prompt):
                 return prompt
-        raise ApiError("prompt: give a text, a list of texts, token ids, or a list of lists of token ids.", param="prompt")
+        raise ApiError(
+            "prompt: give a text, a list of texts, token ids, or a list of lists of token ids.", param="prompt"
+        )
 
 
 class TokenizeRequest(_Shape):
@@ -163,7 +165,9 @@ def parse(shape: type[Shape], raw: bytes) -> Shape:
         raise ApiError("the body must be a JSON object.", code="invalid_json")
     for name, neutral in _NEUTRAL.items():
         if name in body and (value := body.pop(name)) is not None and value not in neutral:
-            raise ApiError(f"{name}: this server cannot do that. Leave it out.", param=name, code="unsupported_parameter")
+            raise ApiError(
+                f"{name}: this server cannot do that. Leave it out.", param=name, code="unsupported_parameter"
+            )
     try:
         return shape.model_validate(body)
     except ValidationError as error:

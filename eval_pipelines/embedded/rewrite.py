@@ -79,7 +79,7 @@ def _write_tensors(header: GgufHeader, reader: IO[bytes], writer: IO[bytes], *, 
 
 
 def _dequantise(tensor: TensorInfo, raw: bytes) -> "npt.NDArray[np.float32]":
-    import gguf  # type: ignore[import-untyped]
+    import gguf
     import numpy as np
 
     kind = gguf.GGMLQuantizationType(tensor.kind)

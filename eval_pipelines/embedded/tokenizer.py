@@ -20,7 +20,7 @@ class Tokenizer:
         if kind != "gpt2":
             raise GgufError(f"{path.name} has a {kind!r} tokenizer; this server reads byte-level BPE ('gpt2') only.")
         try:
-            import openvino_genai as genai  # type: ignore[import-untyped]
+            import openvino_genai as genai
 
             self._tokenizer: Any = genai.Tokenizer(str(path))
         except RuntimeError as error:

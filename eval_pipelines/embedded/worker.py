@@ -119,7 +119,7 @@ def serve(
     """Load the model, say so, and work until the pipe closes. A failure is said before it ends the process."""
     try:
         pipeline = load(settings)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the operator must read it, not the pipe's end
         pipe.send(LoadFailed(_first_line(error)))
         return
     try:
@@ -127,7 +127,7 @@ def serve(
         Worker(pipeline, pipe).run()
     except BrokenPipeError:
         return
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - as above: the requests in flight are told why
         pipe.send(Lost(_first_line(error)))
 
 
