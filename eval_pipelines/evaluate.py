@@ -86,20 +86,26 @@ async def ask_benchmark(
     requests = {request.digest: request for request in benchmark.requests()}
     key = evaluation_id(model, benchmark, limit)
     spec = benchmark.spec
-    limits = Limits(endpoint.max_in_flight, spec.max_attempts, spec.max_failed_share)
     outcomes: dict[str, Response] = {}
     journal = Journal(journals / f"{key}.jsonl")
     await _open_in_turn(journal, on_wait)
     try:
-        recovered = {d: response for d, response in journal.answers().items() if d in requests}
-        earlier = {d: response for d, response in known().items() if d in requests and d not in recovered}
+        earlier = {d: r for d, r in known().items() if d in requests and _is_usable(r, benchmark)}
+        # a run that died between landing and removing its journal has landed these already
+        recovered = {
+            d: r
+            for d, r in journal.answers().items()
+            if d in requests and d not in earlier and _is_usable(r, benchmark)
+        }
         missing = [request for d, request in requests.items() if d not in earlier and d not in recovered]
+        # the budget is a share of all requests, those that earlier runs had answered included
+        share_of_missing = min(1.0, spec.max_failed_share * len(requests) / max(len(missing), 1))
         report = await ask(
             missing,
             len(missing),
             endpoint,
             journal=journal,
-            limits=limits,
+            limits=Limits(endpoint.max_in_flight, spec.max_attempts, share_of_missing),
             on_outcome=lambda request, response: outcomes.__setitem__(request.digest, response),
             on_progress=on_progress,
         )
@@ -113,6 +119,12 @@ async def ask_benchmark(
     finally:
         journal.close()
     return Asked(evaluation, {**earlier, **new}, report, len(recovered))
+
+
+def _is_usable(response: Response, benchmark: Benchmark) -> bool:
+    """Whether an earlier answer says all this benchmark needs: one asked for another may not say what is greedy."""
+    lacks_greedy = response.logprob is not None and response.is_greedy is None
+    return response.is_answer and not (lacks_greedy and "top_logprobs" in benchmark.needs)
 
 
 async def _open_in_turn(journal: Journal, on_wait: Callable[[], None]) -> None:
@@ -171,7 +183,7 @@ def _evaluation(
         n_reused=n_reused,
         n_failed=report.n_failed,
         failures=json.dumps({kind.value: n for kind, n in report.failures.items()}, sort_keys=True),
-        is_within_budget=(n_requests - n_answered) <= spec.max_failed_share * n_requests,
+        is_within_budget=n_answered == n_requests or (n_requests - n_answered) / n_requests <= spec.max_failed_share,
         prompt_tokens=report.prompt_tokens,
         completion_tokens=report.completion_tokens,
         wall_s=report.wall_s,

@@ -6,6 +6,7 @@ POST /config sets it up, GET /stats tells what it saw. Run: python faulty_server
 import argparse
 import asyncio
 import json
+import os
 import re
 import socket
 import zlib
@@ -25,12 +26,14 @@ DEFAULTS: dict[str, Any] = {
     "api_key": None,
     "faults": [],  # {"kind": …, "match": substring, "share": sticky share of prompts, "first": only the first k attempts}
     "answers": {},  # substring of a prompt → text
+    "faults_of_canaries": False,
     "echo": True,
     "top_logprobs": True,
 }
 SEEN: Counter[str] = Counter()
 ANSWERED: Counter[str] = Counter()
 COUNTS: Counter[str] = Counter()
+ON_WIRE = {"now": 0}
 
 
 def share_of(text: str) -> float:
@@ -55,7 +58,8 @@ def answer_to(prompt: str) -> str:
 def faulty(fault: dict[str, Any]) -> Response:
     kind = fault["kind"]
     if kind.isdigit():
-        headers = {"retry-after": str(fault["retry_after"])} if "retry_after" in fault else None
+        names = ("retry_after", "location")
+        headers = {name.replace("_", "-"): str(fault[name]) for name in names if name in fault}
         message = fault.get("message", f"refused with {kind}")
         return JSONResponse({"error": {"message": message, "code": fault.get("code")}}, int(kind), headers)
     bodies: dict[str, Any] = {
@@ -95,11 +99,21 @@ def echo_logprobs(text: str) -> dict[str, Any]:
 async def complete(request: Request) -> Response:
     body = await request.json()
     COUNTS["requests"] += 1
+    ON_WIRE["now"] += 1
+    COUNTS["most_on_wire"] = max(COUNTS["most_on_wire"], ON_WIRE["now"])
+    try:
+        return await answer(request, body)
+    finally:
+        ON_WIRE["now"] -= 1
+
+
+async def answer(request: Request, body: dict[str, Any]) -> Response:
     if SETTINGS["api_key"] and request.headers.get("authorization") != f"Bearer {SETTINGS['api_key']}":
         return JSONResponse({"error": {"message": "bad key"}}, 401)
     is_chat = "messages" in body
     prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
-    if prompt not in ("Hi", " zebra purple ontology seventeen of"):  # canaries are not questions
+    is_canary = prompt in ("Hi", " zebra purple ontology seventeen of")
+    if not is_canary or SETTINGS["faults_of_canaries"]:  # canaries are not questions
         SEEN[prompt] += 1
         if ANSWERED[prompt]:
             COUNTS["asked_again_though_answered"] += 1
@@ -177,7 +191,9 @@ class Resettable:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
-    port = parser.parse_args().port
+    parser.add_argument("--model", default="mock")
+    args = parser.parse_args()
+    DEFAULTS["model"], DEFAULTS["api_key"], port = args.model, os.environ.get("FAULTY_API_KEY"), args.port
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))

@@ -3,6 +3,7 @@
 lm-eval itself reads some 14,000 YAML files at each start, which takes seconds; a cell needs one of them.
 """
 
+import difflib
 import json
 import os
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eval_pipelines.errors import UnknownNameError
+from eval_pipelines.errors import UnknownNameError, UnsupportedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,9 @@ class Leaf:
     overrides: dict[str, Any]
 
 
+_OF_GROUPS = ("group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag")
+
+
 class Catalog:
     """Names → entries."""
 
@@ -48,9 +52,7 @@ class Catalog:
     def leaves(self, name: str) -> list[Leaf]:
         """The tasks behind a name, groups and tags expanded. Raises UnknownNameError with the near miss."""
         if name not in self._entries:
-            known = [known for known in self._entries if known[:2] == name[:2]] or list(self._entries)
-            error = UnknownNameError("lm-eval task", name, known=known[:200])
-            raise error
+            raise self._unknown("lm-eval task", name)
         found = list(self._expand(self._entries[name], {}))
         unique = {leaf.entry.name: leaf for leaf in found}
         return list(unique.values())
@@ -61,19 +63,31 @@ class Catalog:
                 yield from self._expand(self._entries[member], overrides)
         elif entry.kind == "group":
             assert entry.path is not None
-            yield from self._members(_read_yaml(entry.path).get("task"), overrides)
+            written = _read_yaml(entry.path)
+            yield from self._members(written.get("task"), {**_own(written), **overrides}, entry.name)
         else:
             yield Leaf(entry, overrides)
 
-    def _members(self, members: Any, overrides: dict[str, Any]) -> Iterator[Leaf]:
+    def _members(self, members: Any, overrides: dict[str, Any], group: str) -> Iterator[Leaf]:
         for member in [members] if isinstance(members, str) else members or []:
-            own = {} if isinstance(member, str) else {k: v for k, v in member.items() if k not in ("task", "group")}
+            own = {} if isinstance(member, str) else _own(member)
             name = member if isinstance(member, str) else member.get("group") or member.get("task")
-            if isinstance(name, str) and name in self._entries:
-                yield from self._expand(self._entries[name], {**overrides, **own})
-            elif isinstance(member, dict):
+            if isinstance(member, dict) and isinstance(member.get("task"), list):
                 # a group written inline inside its parent
-                yield from self._members(member.get("task"), overrides)
+                yield from self._members(member["task"], {**own, **overrides}, str(name))
+            elif name in self._entries:
+                yield from self._expand(self._entries[name], {**overrides, **own})
+            elif own:
+                raise UnsupportedError(
+                    f"lm-eval group {group!r} defines the task {name!r} inside itself: not asked yet"
+                )
+            else:
+                raise self._unknown(f"member of the lm-eval group {group!r}", str(name))
+
+    def _unknown(self, kind: str, name: str) -> UnknownNameError:
+        near = difflib.get_close_matches(name, self._entries, n=10, cutoff=0.5)
+        add = f"name the folder of its YAML file in `include`; these are the nearest of {len(self._entries):,} names"
+        return UnknownNameError(kind, name, known=near or self.names()[:10], add=add)
 
 
 def open_catalog(cache: Path, *, include: Path | None = None) -> Catalog:
@@ -102,6 +116,11 @@ def open_catalog(cache: Path, *, include: Path | None = None) -> Catalog:
     )
 
 
+def _own(written: dict[str, Any]) -> dict[str, Any]:
+    """What a group gives to the tasks in it: all that does not describe the group itself."""
+    return {name: value for name, value in written.items() if name not in _OF_GROUPS}
+
+
 def _index(folder: Path | None) -> dict[str, tuple[str, str | None, list[str]]]:
     from lm_eval.tasks._index import TaskIndex
 
@@ -122,12 +141,13 @@ def _tasks_root() -> Path:
     import importlib.util
 
     spec = importlib.util.find_spec("lm_eval")
-    assert spec is not None and spec.submodule_search_locations, "lm-eval is a dependency of this project"
+    assert spec is not None, "lm-eval is a dependency of this project"
+    assert spec.submodule_search_locations, "lm-eval is a package"
     return Path(next(iter(spec.submodule_search_locations))) / "tasks"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    loaded: dict[str, Any] = load_yaml(path, resolve_func=False)
+    loaded: dict[str, Any] = load_yaml(path, resolve_func=True)
     return loaded

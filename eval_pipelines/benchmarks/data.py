@@ -40,7 +40,7 @@ def of_subset(splits: Mapping[str, list[Row]], column: str, value: str, *, bench
             raise DataError(
                 f"benchmarks.{benchmark}.data.subset_column is {column!r}, but the rows have {_columns(rows[0])}"
             )
-        chosen[split] = [row for row in rows if row[column] == value]
+        chosen[split] = [row for row in rows if str(row.get(column)) == value]
     return chosen
 
 
@@ -49,7 +49,10 @@ def _folder(source: DataSource, benchmark: str) -> Path:
         return source.folder
     assert source.package is not None, "a data source names a package or a folder"
     # found without being imported: a data package may drag a whole framework in
-    spec = importlib.util.find_spec(source.package)
+    try:
+        spec = importlib.util.find_spec(source.package)
+    except (ModuleNotFoundError, ValueError):  # its parent is missing, or it is no package
+        spec = None
     if spec is None or not spec.submodule_search_locations:
         raise DataError(
             f"benchmarks.{benchmark}.data.package: no package {source.package!r} is installed here. "
@@ -66,7 +69,9 @@ def _read(path: Path, benchmark: str) -> list[Row]:
         raise DataError(f"benchmarks.{benchmark}.data: {path} has an unknown ending; known: {known}") from None
     except FileNotFoundError:
         raise DataError(f"benchmarks.{benchmark}.data: there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except DataError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: undecodable text, a broken Parquet file
         raise DataError(f"benchmarks.{benchmark}.data: {path} could not be read: {error}") from None
     if not rows:
         raise DataError(f"benchmarks.{benchmark}.data: {path} holds no rows")
@@ -75,7 +80,7 @@ def _read(path: Path, benchmark: str) -> list[Row]:
 
 def _read_jsonl(path: Path) -> list[Row]:
     rows = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 rows.append(_object(line, path, number))
@@ -94,7 +99,7 @@ def _object(text: str, path: Path, number: int) -> Row:
 
 def _read_json(path: Path) -> list[Row]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path}: no JSON: {error}") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -103,8 +108,14 @@ def _read_json(path: Path) -> list[Row]:
 
 
 def _read_csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [dict(row) for row in csv.DictReader(file)]
+    rows = []
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            if None in row:
+                raise DataError(f"{path}:{reader.line_num}: the line has more cells than the header")
+            rows.append(dict(row))
+    return rows
 
 
 def _read_parquet(path: Path) -> list[Row]:
@@ -132,14 +143,14 @@ def _column(name: str, text: str, benchmark: str) -> Callable[[Row], Any]:
         template = _JINJA.from_string(text)
     except jinja2.TemplateSyntaxError as error:
         raise DataError(f"benchmarks.{benchmark}.data.columns.{name}: {error.message} in {text!r}") from None
-    return lambda row: template.render(**row)
+    return lambda row: template.render(row)
 
 
 def _expression(text: str) -> Callable[[Row], Any]:
     compiled = _JINJA.compile_expression(text, undefined_to_none=False)
 
     def value(row: Row) -> Any:
-        found = compiled(**row)
+        found = compiled(row)
         if isinstance(found, jinja2.Undefined):
             raise jinja2.UndefinedError(f"{text.strip()!r} names something that is not there")
         return found
@@ -155,7 +166,7 @@ def _with_columns(row: Row, derive: Mapping[str, Callable[[Row], Any]], path: Pa
             f"{path}: row {number}: {error.message}; benchmarks.{benchmark}.data.columns uses it. "
             f"The row has {_columns(row)}."
         ) from None
-    except (TypeError, LookupError) as error:
+    except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError) as error:
         raise DataError(f"{path}: row {number}: benchmarks.{benchmark}.data.columns: {error!r}") from None
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from eval_pipelines.errors import ScoringError, UnsupportedError
 from eval_pipelines.records import Request, Response, Sample, Score
 from eval_pipelines.scoring.aggregate import Verdicts
@@ -86,6 +88,7 @@ def _grade_one(
     is_text = len(filtered) == 1 and isinstance(filtered[0], str)
     for metric, value in results.items():
         found = verdicts.setdefault((metric, filter_name), _no_verdicts(task, metric))
+        value = value.item() if isinstance(value, np.generic) else value
         found.raw.append(value)
         if not isinstance(value, int | float):
             raise UnsupportedError(
@@ -102,9 +105,9 @@ def _grade_one(
 
 def _no_verdicts(task: Any, metric: str) -> Verdicts:
     combine: Callable[[list[Any]], float] | None = task.aggregation().get(metric)
-    if combine is not None and combine.__name__ == "mean":
+    if combine is not None and getattr(combine, "__name__", "") == "mean":
         combine = None
-    return Verdicts(higher_is_better=bool(task.higher_is_better().get(metric, True)), combine=combine)
+    return Verdicts(higher_is_better=task.higher_is_better().get(metric) is not False, combine=combine)
 
 
 def _why_ungraded(question: Question, responses: Mapping[str, Response]) -> str | None:

@@ -146,7 +146,9 @@ def _load_task(leaf: Leaf, spec: BenchmarkSpec, splits: dict[str, list[data.Row]
         ) from error
     except (KeyError, ValueError, TypeError, jinja2.TemplateError) as error:
         where = "its `data`" if splits is not None else "its data set"
-        has = "" if splits is None else f" The rows have the columns {', '.join(sorted(next(iter(splits.values()))[0]))}."
+        has = (
+            "" if splits is None else f" The rows have the columns {', '.join(sorted(next(iter(splits.values()))[0]))}."
+        )
         raise DataError(
             f"benchmarks.{benchmark}: {entry.name} could not be built from {where}: {type(error).__name__}: {error}.{has} "
             f"`data.columns` can give a column another name or shape."

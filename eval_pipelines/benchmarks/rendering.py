@@ -20,19 +20,23 @@ _NOT_ASKED = (*_ONLY_SCORING, "metadata", "custom_dataset", "dataset_path", "dat
 
 def to_requests(instance: Any, sample_id: str, subtask: str, spec: BenchmarkSpec) -> list[Request]:
     """The requests of one lm-eval instance: one per repeat."""
-    if instance.request_type == "loglikelihood":
-        fields = _loglikelihood(instance, sample_id)
-    else:
-        fields = _generation(instance, spec)
+    is_text = instance.request_type != "loglikelihood"
+    fields = _generation(instance, spec) if is_text else _loglikelihood(instance, sample_id)
     return [
-        Request(sample_id=sample_id, subtask=subtask, part=instance.idx, repeat=repeat, **fields)
+        Request(sample_id=sample_id, subtask=subtask, part=instance.idx, repeat=repeat, **_seeded(fields, repeat))
         for repeat in range(instance.repeats or 1)
     ]
 
 
+def _seeded(fields: dict[str, Any], repeat: int) -> dict[str, Any]:
+    """With a seed of its own for each repeat: with one seed for all, a server repeats itself."""
+    seed = fields["params"].get("seed")
+    return {**fields, "params": {**fields["params"], "seed": seed + repeat}} if isinstance(seed, int) else fields
+
+
 def _loglikelihood(instance: Any, sample_id: str) -> dict[str, Any]:
     context, continuation = instance.args[:2]
-    if not context:
+    if not context.strip():
         raise UnsupportedError(f"{sample_id}: a log-likelihood without a context is not asked yet")
     # spaces at the boundary belong to the continuation, as in lm-eval's `_encode_pair`
     stripped = context.rstrip()

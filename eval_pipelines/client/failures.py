@@ -5,6 +5,7 @@ The kind is decided from the status, the body and the exception, so that an outa
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ RETRYABLE = frozenset(
 )
 
 _CONTEXT = re.compile(
-    r"context.{0,12}length|maximum context|context window|too many tokens|prompt is too long|max_model_len"
+    r"context.{0,12}(length|size)|maximum context|context window|too many tokens|prompt is too long|max_model_len"
     r"|longer than the (maximum|model)|input.{0,20}too long",
     re.IGNORECASE,
 )
@@ -25,6 +26,7 @@ _FILTER = re.compile(r"content.?filter|content.?policy|content management policy
 _UNSUPPORTED = re.compile(
     r"not (supported|implemented)|unsupported|unrecognized|unknown (field|parameter)", re.IGNORECASE
 )
+_BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
 _SECRET = re.compile(r"(?i)(bearer\s+|sk-|hf_|nvapi-|api[_-]?key[\"'=:\s]+)[A-Za-z0-9._~+/=-]{6,}")
 _MAX_MESSAGE = 500
 
@@ -62,6 +64,14 @@ def failure(kind: FailureKind, message: str, *, status: int | None = None) -> Fa
     return Failure(kind=kind, message=text[:_MAX_MESSAGE] or kind.value, http_status=status)
 
 
+def without(failed: Failure, secrets: Iterable[str]) -> Failure:
+    """The failure with these very texts taken out of its message: a key need not look like one."""
+    message = failed.message
+    for secret in sorted(secrets, key=len, reverse=True):
+        message = message.replace(secret, "***")
+    return failed if message == failed.message else failed.model_copy(update={"message": message})
+
+
 def from_exception(error: Exception) -> Failure:
     """What an HTTP client exception means."""
     name = type(error).__name__
@@ -91,10 +101,11 @@ def from_error_object(error: Any, *, status: int = 200) -> Failure:
     named = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdigit()) else None
     if named is not None and 400 <= named < 600:
         kind = _kind_of(named, f"{code} {text}")
-    elif re.search(r"overload|rate.?limit|try again|capacity|internal", text, re.IGNORECASE):
-        kind = FailureKind.OVERLOADED
     else:
         kind = _kind_of(400, f"{code or ''} {text}")
+        # "try again with a shorter prompt" is no overload: the more exact kinds come first
+        if kind is FailureKind.REJECTED and _BUSY.search(text):
+            kind = FailureKind.OVERLOADED
     return failure(kind, f"error object in an HTTP {status} reply: {text}", status=status)
 
 

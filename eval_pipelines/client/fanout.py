@@ -23,6 +23,9 @@ from eval_pipelines.errors import EvalPipelinesError
 from eval_pipelines.records import FailureKind, Request, Response, utc_now
 
 _PROGRESS_EVERY_S = 0.5
+# what every request carries; any other header may hold a key
+_PLAIN_HEADERS = frozenset({"accept", "accept-encoding", "connection", "content-type", "user-agent"})
+_MIN_SECRET = 5  # shorter parts are words such as "Key"
 # below this many failures an unlucky start is not a verdict on the endpoint
 _MIN_FAILURES_TO_STOP = 10
 
@@ -155,7 +158,8 @@ class _Run:
                 return
 
     def _budget_is_broken(self) -> bool:
-        allowed = self.limits.max_failed_share * self.report.n_requests
+        # a hair more than the product: 0.29 of 100 is 28.999999999999996
+        allowed = self.limits.max_failed_share * self.report.n_requests + 1e-6
         return self.report.n_failed > max(allowed, _MIN_FAILURES_TO_STOP)
 
     async def _until_final(self, client: httpx.AsyncClient, request: Request) -> Response:
@@ -191,9 +195,21 @@ class _Run:
 async def post(client: httpx.AsyncClient, url: str, body: bytes) -> dict[str, Any]:
     """One attempt. Raises NoAnswer for everything that is no JSON object in a 2xx reply without an error."""
     try:
-        reply = await client.post(url, content=body)
+        return _object_in(await client.post(url, content=body))
     except httpx.HTTPError as error:
-        raise failures.NoAnswer(failures.from_exception(error)) from error
+        failed, retry_after_s = failures.from_exception(error), None
+    except failures.NoAnswer as no_answer:
+        failed, retry_after_s = no_answer.failure, no_answer.retry_after_s
+    raise failures.NoAnswer(failures.without(failed, _secrets(client)), retry_after_s=retry_after_s)
+
+
+def _secrets(client: httpx.AsyncClient) -> Iterator[str]:
+    for name, value in client.headers.items():
+        if name not in _PLAIN_HEADERS:
+            yield from (part for part in {value, *value.split()} if len(part) >= _MIN_SECRET)
+
+
+def _object_in(reply: httpx.Response) -> dict[str, Any]:
     if reply.is_redirect:
         where = reply.headers.get("location", "somewhere else")
         message = f"HTTP {reply.status_code} redirects to {where}: set base_url to the address that answers"
@@ -203,7 +219,7 @@ async def post(client: httpx.AsyncClient, url: str, body: bytes) -> dict[str, An
         raise failures.NoAnswer(failed, retry_after_s=failures.retry_after_s(reply.headers))
     try:
         data = json.loads(reply.content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         start = reply.content[:80].decode(errors="replace")
         message = f"the reply is no JSON (it starts {start!r})"
         raise failures.NoAnswer(failures.failure(FailureKind.MALFORMED, message, status=reply.status_code)) from error

@@ -55,9 +55,11 @@ class Journal:
     def close(self) -> None:
         """Sync and release. Safe to call twice."""
         if self._fd is not None:
-            os.fsync(self._fd)
-            os.close(self._fd)
-            self._fd = None
+            fd, self._fd = self._fd, None
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     def append(self, response: Response) -> None:
         """Write one answer. Raises WarehouseError when the disk is full; what is written stays readable."""
@@ -66,17 +68,17 @@ class Journal:
         end = os.lseek(self._fd, 0, os.SEEK_END)
         try:
             if os.write(self._fd, line) != len(line):
-                raise OSError(errno.ENOSPC, "short write")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._n_unsynced += 1
+            if self._n_unsynced >= _SYNC_EVERY:
+                os.fsync(self._fd)  # some disks only say here that they are full
+                self._n_unsynced = 0
         except OSError as error:
             os.ftruncate(self._fd, end)
             raise WarehouseError(
                 f"could not write {self.path}: {error.strerror}; {_free(self.path)}. Free some space (or point "
                 f"data_root elsewhere) and materialize again: every answer up to here is kept and not asked again."
             ) from error
-        self._n_unsynced += 1
-        if self._n_unsynced >= _SYNC_EVERY:
-            os.fsync(self._fd)
-            self._n_unsynced = 0
 
     def answers(self) -> dict[str, Response]:
         """Every answer written so far, by request digest."""

@@ -12,7 +12,7 @@ from eval_pipelines.client import failures
 from eval_pipelines.client.dialects import OF_OPERATION
 from eval_pipelines.client.fanout import post
 from eval_pipelines.endpoint import Endpoint
-from eval_pipelines.records import Failure, Request
+from eval_pipelines.records import Failure, FailureKind, Request
 
 # an unlikely text: a server that tells the best token at each position names others than these
 _UNLIKELY = (" zebra purple", " ontology seventeen of")
@@ -53,7 +53,7 @@ async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: s
     except failures.NoAnswer as no_answer:
         return no_answer.failure
     if capability == "top_logprobs" and told.get("is_greedy") is not False:
-        return failures.failure(failures.FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
+        return failures.failure(FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
     return None
 
 

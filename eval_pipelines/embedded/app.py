@@ -130,9 +130,13 @@ class Routes:
         except ApiError:
             counts["rejected"] += 1
             raise
-        except (ClientDisconnect, asyncio.CancelledError):
+        except ClientDisconnect:
             counts["cancelled"] += 1
-            raise
+            return Response(status_code=499)  # nobody reads it
+        except asyncio.CancelledError:
+            # Only uvicorn cancels, when the grace period of a shutdown is over: the client deserves to know.
+            counts["cancelled"] += 1
+            return _broken_response("the server is stopping", status=503)
         except Exception:
             counts["failed"] += 1
             raise

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from eval_pipelines.embedded.engine import Engine, Stream
 from eval_pipelines.embedded.errors import ApiError, EngineError
 from eval_pipelines.embedded.messages import Delta, FinishReason, Work
-from eval_pipelines.embedded.protocol import GenerationRequest
+from eval_pipelines.embedded.protocol import MAX_PROMPTS, GenerationRequest
 from eval_pipelines.embedded.text import TextAssembler
 from eval_pipelines.embedded.tokenizer import Tokenizer
 
@@ -98,6 +98,8 @@ def plan(
     """
     if max_tokens == 0 and not is_echo:
         raise ApiError("max_tokens: 0 makes sense only with echo.", param="max_tokens", code="invalid_value")
+    if len(prompts) * (request.n or 1) > MAX_PROMPTS:
+        raise ApiError(f"n: {len(prompts)} prompts times {request.n} is more than {MAX_PROMPTS} answers.", param="n")
     temperature = 1.0 if request.temperature is None else request.temperature
     works, choices = list[Work](), list[Choice]()
     # Without a seed every request draws its own: openvino's default seed is always the same one.

@@ -143,4 +143,4 @@ def kv_bytes_per_token(settings: EngineSettings) -> int:
     heads = int(header.setting("attention.head_count") or 1)
     kv_heads = int(header.setting("attention.head_count_kv") or heads)
     width = int(header.setting("attention.key_length") or int(header.setting("embedding_length") or 1) // heads)
-    return 2 * 4 * int(header.setting("block_count") or 1) * kv_heads * width
+    return max(1, 2 * 4 * int(header.setting("block_count") or 1) * kv_heads * width)

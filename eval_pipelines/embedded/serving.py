@@ -49,12 +49,13 @@ def serve(options: Options) -> None:
     Raises StartError if the port is taken, the weights cannot be used, or the engine does not load.
     """
     header = read_header(options.weights)
+    max_model_len = context_length(header, options)
     listener = bind(options.host, options.port)
     scratch = Path(tempfile.mkdtemp(prefix="eval-pipelines-embedded-"))
     engine = Engine(
         EngineSettings(
             weights=options.weights.resolve(),
-            max_model_len=context_length(header, options),
+            max_model_len=max_model_len,
             threads=options.threads,
             kv_cache_gb=options.kv_cache_gb,
             scratch=scratch,
@@ -62,18 +63,18 @@ def serve(options: Options) -> None:
     )
     try:
         with _term_is_exit():
-            try:
-                # The tokenizer loads here while the engine process loads the model.
-                engine.launch()
-                service = _service(options, header, engine)
-                engine.wait_until_ready()
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            # The tokenizer loads here while the engine process loads the model.
+            engine.launch()
+            service = _service(options, header, engine)
+            engine.wait_until_ready()
+        shutil.rmtree(scratch, ignore_errors=True)
         service.fingerprint = _fingerprint(options, engine.name)
         asyncio.run(_run(service, listener))
     finally:
         listener.close()
+        # In this order: an engine that is still writing its copy would write it again.
         engine.stop()
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def bind(host: str, port: int) -> socket.socket:

@@ -115,20 +115,24 @@ def serve(
     pipe: "Connection[FromEngine, ToEngine]",
     settings: EngineSettings,
     load: Callable[[EngineSettings], Pipeline] = OpenVinoPipeline,
-) -> None:
-    """Load the model, say so, and work until the pipe closes. A failure is said before it ends the process."""
+) -> Pipeline | None:
+    """Load the model, say so, and work until the pipe closes. A failure is said before it ends the process.
+
+    Returns the pipeline, so that the caller decides when it is destroyed.
+    """
     try:
         pipeline = load(settings)
     except Exception as error:  # noqa: BLE001 - whatever it is, the operator must read it, not the pipe's end
         pipe.send(LoadFailed(_first_line(error)))
-        return
+        return None
     try:
         pipe.send(Ready(pipeline.name))
         Worker(pipeline, pipe).run()
     except BrokenPipeError:
-        return
+        pass
     except Exception as error:  # noqa: BLE001 - as above: the requests in flight are told why
         pipe.send(Lost(_first_line(error)))
+    return pipeline
 
 
 def main() -> None:
@@ -140,9 +144,9 @@ def main() -> None:
     pipe: Connection[FromEngine, ToEngine] = Connection(int(sys.argv[1]))
     settings = pipe.recv()
     assert isinstance(settings, EngineSettings)
-    serve(pipe, settings)
-    # The pipeline's destructors take seconds and have nothing to save.
-    os._exit(0)
+    kept = serve(pipe, settings)
+    # The pipeline's destructor takes seconds, complains about unfinished requests, and has nothing to save.
+    os._exit(0 if kept else 1)
 
 
 if __name__ == "__main__":

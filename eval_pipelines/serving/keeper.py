@@ -14,9 +14,11 @@ import time
 from pathlib import Path
 
 from eval_pipelines.records import utc_now
+from eval_pipelines.serving.locks import FileLock
 from eval_pipelines.serving.room import Exited, Order, Room, Running
 
 _GRACE_S = 12.0
+_LOCK_TIMEOUT_S = 4.0
 _TICK_S = 0.25
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -27,13 +29,18 @@ def keep(folder: Path) -> int:
     room = Room(folder)
     order = room.order()
     with room.lock("keeper") as alive:
-        if order is None or not alive.try_acquire():
+        if order is None or not _acquire(alive):
             return 1
         told_to_stop: list[int] = []
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda received, _frame: told_to_stop.append(received))
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        server = _start(room, order)
+        try:
+            server = _start(room, order)
+        except OSError as error:
+            room.log.write_text(f"cannot start {order.argv[0]!r}: {error}\n")
+            room.write(Exited(generation=order.generation, returncode=127, was_stopped=False))
+            return 1
         room.write(
             Running(
                 generation=order.generation,
@@ -55,6 +62,16 @@ def keep(folder: Path) -> int:
             time.sleep(_TICK_S)
         room.forget_server()
         return _stop(room, order, server, was_stopped=bool(told_to_stop))
+
+
+def _acquire(alive: FileLock) -> bool:
+    """Take the lock that says a keeper lives. Who merely looks whether one does holds it for a moment."""
+    deadline = time.monotonic() + _LOCK_TIMEOUT_S
+    while not alive.try_acquire():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _start(room: Room, order: Order) -> "subprocess.Popen[bytes]":

@@ -38,6 +38,7 @@ from eval_pipelines.serving.room import Order, Room
 
 _HOST = "127.0.0.1"
 _TAIL_LINES = 12
+_KEEPER_TIMEOUT_S = 20.0
 
 
 @asynccontextmanager
@@ -65,7 +66,7 @@ async def lease(
     with room.lock("holders") as holder:
         async with _turn(room):
             if room.running() is None:
-                command = _order(room, backend, model, deployment)
+                command = await _order(room, backend, model, deployment)
             else:
                 command = backend.command(deployment.spec, model, host=_HOST, port=0)
             await holder.acquire(shared=True)
@@ -87,8 +88,8 @@ async def _turn(room: Room) -> AsyncIterator[None]:
         yield
 
 
-def _order(room: Room, backend: object, model: Model, deployment: Deployment) -> ServerCommand:
-    """Write the order and start a keeper on it. Called with the start lock held."""
+async def _order(room: Room, backend: object, model: Model, deployment: Deployment) -> ServerCommand:
+    """Write the order and start a keeper on it; returns once it has taken over. Called with the start lock held."""
     wanted = getattr(deployment.spec, "port", None)
     port = wanted or _free_port()
     if wanted and not _is_free(wanted):
@@ -99,9 +100,10 @@ def _order(room: Room, backend: object, model: Model, deployment: Deployment) ->
     command: ServerCommand = backend.command(deployment.spec, model, host=_HOST, port=port)  # type: ignore[attr-defined]
     api_key = secrets.token_urlsafe(24) if command.key_env else None
     root = f"http://{_HOST}:{port}"
+    generation = secrets.token_hex(8)
     room.write(
         Order(
-            generation=secrets.token_hex(8),
+            generation=generation,
             model_key=str(model.key),
             deployment=model.deployment,
             argv=list(command.argv),
@@ -118,7 +120,14 @@ def _order(room: Room, backend: object, model: Model, deployment: Deployment) ->
     )
     room.forget_server()
     subprocess.run([sys.executable, "-m", "eval_pipelines.serving.keeper", str(room.folder)], check=True)
-    return command
+    # who comes next must find the keeper at work, or it would start another
+    deadline = time.monotonic() + _KEEPER_TIMEOUT_S
+    while time.monotonic() < deadline:
+        notes = (room.running(), room.exited())
+        if any(note is not None and note.generation == generation for note in notes):
+            return command
+        await asyncio.sleep(0.02)
+    raise StartError(f"{model.key}: its keeper did not start the server within {_KEEPER_TIMEOUT_S:g} s", log_path=room.log)
 
 
 async def _ready(
@@ -154,9 +163,6 @@ def _raise_if_ended(room: Room, order: Order, command: ServerCommand, model: Mod
     if not is_ours and (room.has_keeper() or room.running()):
         return
     if not is_ours:
-        # the keeper takes its lock a moment after it was started
-        if time.time() - (room.folder / "order.json").stat().st_mtime < 5.0:
-            return
         raise StartError(
             f"{model.key}: the keeper of the server died", log_path=room.log, tail=room.log_lines(_TAIL_LINES)
         )

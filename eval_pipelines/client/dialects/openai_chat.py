@@ -16,19 +16,19 @@ def body(request: Request, served_name: str) -> dict[str, Any]:
     return {"model": served_name, "messages": list(request.messages or ()), **request.params}
 
 
-def read(request: Request, reply: dict[str, Any]) -> dict[str, Any]:
+def read(_request: Request, reply: dict[str, Any]) -> dict[str, Any]:
     """Response fields of one reply. Raises NoAnswer for a reply that holds none."""
     choice = first_choice(reply)
     message = choice.get("message")
     reason = choice.get("finish_reason")
     content = message.get("content") if isinstance(message, dict) else None
+    if not content and reason == "content_filter":
+        raise NoAnswer(failure(FailureKind.CONTENT_FILTER, "the server filtered its answer", status=200))
     if content is None:
-        if reason == "content_filter":
-            raise NoAnswer(failure(FailureKind.CONTENT_FILTER, "the server filtered its answer", status=200))
         raise NoAnswer(failure(FailureKind.EMPTY, f"content is null (finish_reason {reason!r})", status=200))
     if not isinstance(content, str):
         raise NoAnswer(failure(FailureKind.MALFORMED, f"content is {type(content).__name__}, not text", status=200))
-    return {"text": content, "finish_reason": reason, **tokens(reply)}
+    return {"text": storable(content), "finish_reason": reason_text(reason), **tokens(reply)}
 
 
 def first_choice(reply: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +40,16 @@ def first_choice(reply: dict[str, Any]) -> dict[str, Any]:
         raise NoAnswer(failure(FailureKind.EMPTY, "the list of choices is empty", status=200))
     choice: dict[str, Any] = choices[0]
     return choice
+
+
+def storable(text: str) -> str:
+    """The text with halves of a character, which JSON can carry and no file can, replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def reason_text(reason: Any) -> str | None:
+    """Why the server stopped; some answer with an object."""
+    return reason if reason is None or isinstance(reason, str) else str(reason)
 
 
 def tokens(reply: dict[str, Any]) -> dict[str, int | None]:

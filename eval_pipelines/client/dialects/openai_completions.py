@@ -8,7 +8,7 @@ Source  OpenAI API reference, "Create completion (legacy)"; vLLM documentation, 
 import math
 from typing import Any
 
-from eval_pipelines.client.dialects.openai_chat import first_choice, tokens
+from eval_pipelines.client.dialects.openai_chat import first_choice, reason_text, storable, tokens
 from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import FailureKind, Request
 
@@ -29,18 +29,18 @@ def read(request: Request, reply: dict[str, Any]) -> dict[str, Any]:
     """Response fields of one reply. Raises NoAnswer for a reply that holds none."""
     choice = first_choice(reply)
     if request.operation == "loglikelihood":
-        return {**_loglikelihood(request, choice), **tokens(reply), "finish_reason": None}
+        return {**_loglikelihood(request, choice, tokens(reply)), **tokens(reply), "finish_reason": None}
     text, reason = choice.get("text"), choice.get("finish_reason")
-    if text is None and reason == "content_filter":
+    if not text and reason == "content_filter":
         raise NoAnswer(failure(FailureKind.CONTENT_FILTER, "the server filtered its answer", status=200))
     if text is None:
         raise NoAnswer(failure(FailureKind.EMPTY, f"text is null (finish_reason {reason!r})", status=200))
     if not isinstance(text, str):
         raise NoAnswer(failure(FailureKind.MALFORMED, f"text is {type(text).__name__}, not text", status=200))
-    return {"text": text, "finish_reason": reason, **tokens(reply)}
+    return {"text": storable(text), "finish_reason": reason_text(reason), **tokens(reply)}
 
 
-def _loglikelihood(request: Request, choice: dict[str, Any]) -> dict[str, Any]:
+def _loglikelihood(request: Request, choice: dict[str, Any], counts: dict[str, int | None]) -> dict[str, Any]:
     """Sum of the continuation's token log-probabilities.
 
     A token belongs to the continuation when its last character does, as the reference implementation has it.
@@ -48,26 +48,50 @@ def _loglikelihood(request: Request, choice: dict[str, Any]) -> dict[str, Any]:
     told = choice.get("logprobs")
     if not isinstance(told, dict) or not told.get("token_logprobs"):
         raise NoAnswer(failure(FailureKind.UNSUPPORTED, "the server ignored `echo` with `logprobs`", status=200))
-    start = len(request.prompt or "")
-    end = start + len(request.continuation or "")
+    context, continuation = request.prompt or "", request.continuation or ""
+    start, end = len(context), len(context) + len(continuation)
     try:
-        tokens_, logprobs, offsets = told["tokens"], told["token_logprobs"], told["text_offset"]
-        ends = [*offsets[1:], offsets[-1] + len(tokens_[-1])]
-        chosen = [i for i, offset in enumerate(offsets) if offset < end and ends[i] > start]
+        tokens_, logprobs = told["tokens"], told["token_logprobs"]
+        shift, spans = _spans(tokens_, told["text_offset"], end, counts["completion_tokens"])
+        # a token without width begins a character that a later token completes
+        chosen = [i for i, (first, last) in enumerate(spans) if first < end and (first >= start or last > start)]
         values = [float(logprobs[i]) for i in chosen]
-    except (KeyError, TypeError, IndexError) as error:
-        raise NoAnswer(
-            failure(FailureKind.MALFORMED, f"logprobs object is incomplete: {error!r}", status=200)
-        ) from error
+        is_greedy = _is_greedy(told.get("top_logprobs"), values, chosen)
+        spelled = "".join(tokens_[i] for i in chosen)
+        ahead = "".join(token for token, (first, _) in zip(tokens_, spans, strict=True) if first < 0)
+        is_ahead = any(first == 0 for first, _ in spans) and not context.startswith(ahead)
+        if shift and not is_ahead and not spelled.endswith(continuation):
+            raise ValueError(f"text_offset ends {shift} characters after the text, and not because of its first token")
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise NoAnswer(failure(FailureKind.MALFORMED, f"logprobs object is unusable: {error!r}", status=200)) from error
     if not values or not all(math.isfinite(value) for value in values):
         raise NoAnswer(failure(FailureKind.MALFORMED, "no finite log-probability for the continuation", status=200))
-    return {"logprob": math.fsum(values), "is_greedy": _is_greedy(told.get("top_logprobs"), logprobs, chosen)}
+    return {"logprob": math.fsum(values), "is_greedy": is_greedy}
 
 
-def _is_greedy(top: Any, logprobs: list[Any], chosen: list[int]) -> bool | None:
-    if not isinstance(top, list) or len(top) < len(logprobs):
+def _spans(
+    tokens_: list[str], offsets: list[int], end: int, n_generated: int | None
+) -> tuple[int, list[tuple[int, int]]]:
+    """By how much the offsets are too high, and where each token begins and ends in the `end` characters we sent.
+
+    Servers that put a begin-of-text token first count its name too (vLLM: `text_offset` adds up the lengths of the
+    tokens' names). Where our text ends is known, because the generated token begins there: that tells by how much.
+    """
+    ends = [*offsets[1:], offsets[-1] + len(tokens_[-1])]
+    possible = [offsets[-1] - end, ends[-1] - end]  # if the last token is the generated one; if there is none
+    if n_generated == 0:
+        possible.reverse()
+    is_plain = n_generated != 1 and end in (*offsets, ends[-1])
+    shift = 0 if is_plain else next((by for by in possible if by >= 0), None)
+    if shift is None:
+        raise ValueError(f"text_offset ends at {ends[-1]}, and the text has {end} characters")
+    return shift, [(first - shift, last - shift) for first, last in zip(offsets, ends, strict=True)]
+
+
+def _is_greedy(top: Any, values: list[float], chosen: list[int]) -> bool | None:
+    if not isinstance(top, list) or len(top) <= max(chosen, default=0):
         return None
     best = [top[i] for i in chosen]
     if not all(isinstance(entry, dict) and entry for entry in best):
         return None
-    return all(logprobs[i] >= max(entry.values()) for i, entry in zip(chosen, best, strict=True))
+    return all(value >= max(entry.values()) for value, entry in zip(values, best, strict=True))
