@@ -199,7 +199,7 @@ def main() -> None:
     listener.bind(("127.0.0.1", port))
     SETTINGS.update(json.loads(json.dumps(DEFAULTS)))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(Resettable(Starlette(routes=ROUTES)), log_level="critical", access_log=False, backlog=4096)
+    config = uvicorn.Config(Resettable(Starlette(routes=ROUTES)), log_level="critical", access_log=False, backlog=4096, timeout_graceful_shutdown=1)
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -1,5 +1,6 @@
 """What lm-eval renders, as our requests, samples and versions."""
 
+import inspect
 import json
 from collections.abc import Iterable
 from importlib.metadata import version
@@ -110,4 +111,14 @@ def _digest_of_rows(rows: Iterable[Any]) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    return json.loads(json.dumps(value, sort_keys=True, default=str))
+    return json.loads(json.dumps(value, sort_keys=True, default=_as_text))
+
+
+def _as_text(value: Any) -> str:
+    """The same text in every process: a function by its source, since its repr holds an address."""
+    if callable(value):
+        try:
+            return inspect.getsource(value)
+        except (OSError, TypeError):
+            return str(getattr(value, "__qualname__", type(value).__qualname__))
+    return str(value)

@@ -130,10 +130,10 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 WIRE = {
     "reset_at_once": ([], True, "connection"),
     "closed_at_once": ([], False, "connection"),
-    "not_http": ([b"SSH-2.0-OpenSSH_9.6\r\n"], False, "connection"),
+    "not_http": ([b"SSH-2.0-OpenSSH_9.6\r\n"], False, "malformed"),
     "reset_in_the_body": ([OK + b'content-length: 900\r\n\r\n{"choices": [{"te'], True, "connection"),
-    "closed_in_the_body": ([OK + b'content-length: 900\r\n\r\n{"choices": [{"te'], False, "connection"),
-    "broken_chunks": ([OK + b"transfer-encoding: chunked\r\n\r\nzz\r\n"], False, "connection"),
+    "closed_in_the_body": ([OK + b'content-length: 900\r\n\r\n{"choices": [{"te'], False, "malformed"),
+    "broken_chunks": ([OK + b"transfer-encoding: chunked\r\n\r\nzz\r\n"], False, "malformed"),
     "gzip_that_is_none": ([OK + b"content-encoding: gzip\r\ncontent-length: 9\r\n\r\nnot gzip!"], False, "malformed"),
     "no_utf8": ([OK + b'content-length: 11\r\n\r\n{"a": "\xff\xfe"}'], False, "malformed"),
     "empty_body": ([OK + b"content-length: 0\r\n\r\n"], False, "malformed"),
