@@ -1,15 +1,16 @@
 """The published tables: every file of dbt_like_sql/ is an asset, every SQL test an asset check."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from assets.failures import told_plainly
 from dbt_like_sql import SOURCES, SqlModel, SqlProject, SqlTestResult
-from eval_pipelines.warehouse.publish import PublishReport
-from eval_pipelines.warehouse.read import query
 from resources.warehouse import WarehouseResource
+
+if TYPE_CHECKING:
+    from eval_pipelines.warehouse.publish import PublishReport
 
 _N_PREVIEW = 10
 _SEVERITY = {"warn": dg.AssetCheckSeverity.WARN}
@@ -19,7 +20,7 @@ def marts_assets(project: SqlProject, benchmarks: list[str]) -> dg.AssetsDefinit
     """All SQL models as one step: they are built together, into one file, or not at all."""
     specs = [_spec(model, project, benchmarks) for model in project.models]
     checks = [
-        dg.AssetCheckSpec(test.name, asset=_key(project.model(test.model)), description=test.meaning)
+        dg.AssetCheckSpec(test.name, asset=_key(_checked(project, test.model)), description=test.meaning)
         for test in project.tests
     ]
 
@@ -32,7 +33,7 @@ def marts_assets(project: SqlProject, benchmarks: list[str]) -> dg.AssetsDefinit
         )
         results: dict[str, list[SqlTestResult]] = {}
         for result in report.tests:
-            results.setdefault(result.model, []).append(result)
+            results.setdefault(_checked(project, result.model).name, []).append(result)
         for model in project.models:
             yield dg.MaterializeResult(
                 asset_key=_key(model),
@@ -41,6 +42,12 @@ def marts_assets(project: SqlProject, benchmarks: list[str]) -> dg.AssetsDefinit
             )
 
     return publish
+
+
+def _checked(project: SqlProject, name: str) -> SqlModel:
+    """The model whose asset shows a test: the tested one, or the first that reads a tested landed table."""
+    readers = [model for model in project.models if name in (model.name, *model.depends_on)]
+    return next((model for model in readers if model.name == name), readers[0] if readers else project.models[0])
 
 
 def _key(model: SqlModel) -> dg.AssetKey:
@@ -57,7 +64,9 @@ def _spec(model: SqlModel, project: SqlProject, benchmarks: list[str]) -> dg.Ass
     )
 
 
-def _metadata(model: SqlModel, report: PublishReport, warehouse: WarehouseResource) -> dict[str, dg.MetadataValue]:
+def _metadata(model: SqlModel, report: "PublishReport", warehouse: WarehouseResource) -> dict[str, dg.MetadataValue]:
+    from eval_pipelines.warehouse.read import query
+
     told: dict[str, dg.MetadataValue] = {
         "generation": dg.MetadataValue.int(report.generation),
         "database": dg.MetadataValue.path(str(report.path)),

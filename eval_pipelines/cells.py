@@ -8,6 +8,7 @@ from pathlib import Path
 import dagster as dg
 
 from assets.partitions import add_models
+from eval_pipelines import errors
 from eval_pipelines.definitions import assets_of, resources_of
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import resolve
@@ -22,11 +23,22 @@ class Outcome:
 
     Attributes:
         run_id: The Dagster run that asked and graded.
-        errors: One message for each step that failed.
+        errors: One message for each mistake, with the steps that failed of it.
+        is_operators: Whether every one of them is the operator's to mend, by what evals.yaml or the environment says.
     """
 
     run_id: str
-    errors: tuple[str, ...]
+    errors: tuple[str, ...] = ()
+    is_operators: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """One step that failed, and of what."""
+
+    step: str
+    message: str
+    kind: str
 
 
 def evaluate_cells(
@@ -58,12 +70,16 @@ def evaluate_cells(
         tags={"eval_pipelines/started_by": f"{os.environ.get('USER', 'somebody')} on the command line"},
         raise_on_error=False,
     )
-    errors = [*_errors(first), *publish_tables(path, instance, is_verbose=is_verbose)]
-    return Outcome(first.run_id, tuple(errors))
+    failed = [*_failed(first), *_publish(path, instance, is_verbose=is_verbose)]
+    return Outcome(first.run_id, _in_words(failed), bool(failed) and all(map(_is_operators, failed)))
 
 
 def publish_tables(path: Path, instance: dg.DagsterInstance, *, is_verbose: bool = False) -> list[str]:
     """Materialize the SQL models. Returns the messages of what failed."""
+    return list(_in_words(_publish(path, instance, is_verbose=is_verbose)))
+
+
+def _publish(path: Path, instance: dg.DagsterInstance, *, is_verbose: bool) -> list[_Failed]:
     result = dg.materialize(
         assets_of(read_config(path)),
         selection=dg.AssetSelection.groups("staging", "marts"),
@@ -72,14 +88,27 @@ def publish_tables(path: Path, instance: dg.DagsterInstance, *, is_verbose: bool
         run_config={} if is_verbose else _QUIET,
         raise_on_error=False,
     )
-    return _errors(result)
+    return _failed(result)
 
 
-def _errors(result: dg.ExecuteInProcessResult) -> list[str]:
-    messages = []
+def _failed(result: dg.ExecuteInProcessResult) -> list[_Failed]:
+    found = []
     for event in result.filter_events(lambda event: event.is_step_failure):
-        data = event.step_failure_data
-        told = data.user_failure_data.description if data.user_failure_data else None
-        error = data.error
-        messages.append(f"{event.step_key}: {told or (error.to_string() if error else 'failed')}")
-    return messages
+        told, error = event.step_failure_data.user_failure_data, event.step_failure_data.error
+        message = told.description if told and told.description else error.to_string() if error else "failed"
+        kind = told.metadata.get("error") if told else None
+        found.append(_Failed(event.step_key or "", message, str(kind.value) if kind else ""))
+    return found
+
+
+def _is_operators(failed: _Failed) -> bool:
+    kind = getattr(errors, failed.kind, None)
+    return isinstance(kind, type) and issubclass(kind, errors.ConfigError)
+
+
+def _in_words(failed: Sequence[_Failed]) -> tuple[str, ...]:
+    """One mistake often fails every cell of a run: it is told once."""
+    steps: dict[str, list[str]] = {}
+    for one in failed:
+        steps.setdefault(one.message, []).append(one.step)
+    return tuple(f"{', '.join(names)}: {message}" for message, names in steps.items())

@@ -89,18 +89,12 @@ def config_schema_command() -> None:
 @click.pass_obj
 def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, as_json: bool, verbose: bool) -> None:
     """Ask, grade and publish cells of one model, through the same assets as the UI."""
-    from eval_pipelines.warehouse.read import query
-
     config = load_config(path)
     enter_home(config)
     from eval_pipelines.cells import evaluate_cells
 
     outcome = evaluate_cells(path, model, names, limit=limit, is_verbose=verbose)
-    rows = query(
-        config.data_root,
-        "SELECT * FROM metric_history WHERE score_run_id = ? ORDER BY benchmark, subtask, metric, filter",
-        [outcome.run_id],
-    )
+    rows = _metrics_of(config.data_root, outcome.run_id)
     if as_json:
         click.echo(
             json.dumps({"run_id": outcome.run_id, "metrics": rows, "errors": outcome.errors}, default=str, indent=2)
@@ -109,7 +103,7 @@ def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, 
         _print_metrics(rows)
     for error in outcome.errors:
         click.echo(f"error: {error}", err=True)
-    sys.exit(1 if outcome.errors else 0)
+    sys.exit(0 if not outcome.errors else 2 if outcome.is_operators else 1)
 
 
 @main.command()
@@ -207,6 +201,15 @@ def print_leaderboard(data_root: Path) -> None:
     click.echo("Differences on the same questions (McNemar, exact; one test each, not corrected for several):")
     for contrast in board.contrasts(data_root, rows):
         click.echo(f"  {contrast.in_words()}")
+
+
+def _metrics_of(data_root: Path, run_id: str) -> list[dict[str, Any]]:
+    from eval_pipelines.warehouse.read import published_path, query
+
+    if not published_path(data_root).exists():
+        return []  # nothing could be published, and the run's own errors say why
+    order = "ORDER BY benchmark, subtask, metric, filter"
+    return query(data_root, f"SELECT * FROM metric_history WHERE score_run_id = ? {order}", [run_id])
 
 
 def _print_metrics(rows: list[dict[str, Any]]) -> None:

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from eval_pipelines.config import Config
+from eval_pipelines.errors import ConfigError
 
 _SETTINGS = """\
 # Written once by eval-pipelines; yours to change.
@@ -18,11 +19,22 @@ run_monitoring: {enabled: true, start_timeout_seconds: 180, cancel_timeout_secon
 
 
 def enter_home(config: Config) -> Path:
-    """Make this process, and those it starts, use one Dagster home and one operator's file."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(config.data_root / "dagster"))).absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    """Make this process, and those it starts, use one Dagster home and one operator's file.
+
+    Raises:
+        ConfigError: the home cannot be written.
+    """
+    home = Path(os.environ.get("DAGSTER_HOME") or config.data_root / "dagster").absolute()
     settings = home / "dagster.yaml"
-    if not settings.exists():
-        settings.write_text(_SETTINGS)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not settings.exists():
+            settings.write_text(_SETTINGS)
+    except OSError as error:
+        raise ConfigError(
+            f"Dagster's home cannot be written: {error.filename or settings}: {error.strerror or error}. Make it "
+            f"writable, or choose another with `data_root` in {config.path} or the variable DAGSTER_HOME."
+        ) from None
+    os.environ["DAGSTER_HOME"] = str(home)  # Dagster refuses a relative one
     os.environ["EVALS_CONFIG"] = str(config.path)
     return home

@@ -1,11 +1,13 @@
 """From a model key to what it points to: weights on disk, or a name at someone else's address."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval_pipelines.checkpoint_files import is_temporary
 from eval_pipelines.checkpoints import Scan, fingerprint, hosted_fingerprint, scan
-from eval_pipelines.config import Config, ModelEntry
-from eval_pipelines.errors import ConfigError, UnknownNameError
+from eval_pipelines.config import Config, ModelEntry, WatchedRoot
+from eval_pipelines.errors import ConfigError, ModelKeyError, UnknownNameError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.records import utc_now
 
@@ -33,27 +35,68 @@ def resolve(config: Config, key: ModelKey) -> Model:
 
     Raises:
         UnknownNameError: neither declared under `models` nor a finished checkpoint of a watched folder.
-        ConfigError: the weights are not there.
+        ConfigError: the weights are not there, or two things have this key.
     """
+    # names first: nobody's weights but this model's are worth hashing now
+    looked = [_look(config, root, hash_for_s=0.0) for root in config.watched]
+    places = claims(config, looked).get(str(key), [])
+    if len(places) > 1:
+        raise ConfigError(clash_in_words(str(key), places))
     entry = config.models.get(str(key))
     if entry is not None:
         return _declared(config, key, entry)
-    known, waiting = list(config.models), []
-    for root in config.watched:
-        found = scan(root, now=utc_now(), cache=fingerprint_cache(config))
+    problems: list[str] = []
+    for root, names in looked:
+        found = names
+        if any(_key_of(root, one.name) == str(key) for one in names.waiting):
+            found = _look(config, root)[1]
         for checkpoint in found.finished:
             if checkpoint.model_key == key:
                 return Model(key, root.deployment, checkpoint.fingerprint, checkpoint.weights)
-        known += [str(checkpoint.model_key) for checkpoint in found.finished]
-        waiting += _waiting_for(key, found)
-    if waiting:
-        raise ConfigError(f"{key} is not finished yet: {'; '.join(waiting)}")
+        problems += _problems_of(root, key, found)
+    if problems:
+        raise ConfigError(f"{key} cannot be evaluated yet: {'; '.join(problems)}")
     raise UnknownNameError(
         "model",
         str(key),
-        known=known,
+        known=sorted(claims(config, looked)),
         add=f"declare it under `models` in {config.path}, or put a checkpoint in a watched folder",
     )
+
+
+def claims(config: Config, looked: Sequence[tuple[WatchedRoot, Scan]]) -> dict[str, list[str]]:
+    """Model key → the places that have it: entries of `models`, and watched checkpoints, finished or not.
+
+    More than one place for a key means that nobody can say which weights a number would be of.
+    """
+    found = {key: [f"`models` in {config.path}"] for key in config.models}
+    for root, scan_ in looked:
+        named = {one.name: _key_of(root, one.name) for one in scan_.waiting}
+        at = {str(one.model_key): str(one.weights) for one in scan_.finished}
+        at |= {key: str(root.path / name) for name, key in named.items() if key}
+        for key, place in at.items():
+            found.setdefault(key, []).append(place)
+    return found
+
+
+def clash_in_words(key: str, places: Sequence[str]) -> str:
+    """What to tell the operator of a key that several places have."""
+    return f"{key} is the key of {' and of '.join(places)}: rename one of them, or take one out of evals.yaml"
+
+
+def _look(config: Config, root: WatchedRoot, *, hash_for_s: float | None = None) -> tuple[WatchedRoot, Scan]:
+    return root, scan(root, now=utc_now(), cache=fingerprint_cache(config), hash_for_s=hash_for_s)
+
+
+def _key_of(root: WatchedRoot, name: str) -> str | None:
+    """The model key that an entry of a watched folder would have, by its name; None for a name that gives none."""
+    if is_temporary(Path(name).name) or Path(name).is_absolute():  # the folder itself, where it cannot be read
+        return None
+    family, _, revision = name.removesuffix(".gguf").lower().rpartition("/")
+    try:
+        return str(ModelKey(root.family or family, revision))
+    except ModelKeyError:
+        return None
 
 
 def fingerprint_cache(config: Config) -> Path:
@@ -61,8 +104,15 @@ def fingerprint_cache(config: Config) -> Path:
     return config.data_root / "cache" / "fingerprints.json"
 
 
-def _waiting_for(key: ModelKey, found: Scan) -> list[str]:
-    return [f"{one.name}: {one.reason}" for one in found.waiting if key.revision in one.name.lower()]
+def _problems_of(root: WatchedRoot, key: ModelKey, found: Scan) -> list[str]:
+    """What a watched folder says of entries that have this key, or whose name holds its revision (`step-300.tmp`)."""
+    ignored = [one for one in found.ignored if _key_of(root, one.name) == str(key)]
+    waiting = [
+        one
+        for one in found.waiting
+        if key.revision in Path(one.name).name.lower() and key.family in one.name + (root.family or "")
+    ]
+    return [f"{one.name}: {one.reason}" for one in ignored] + [f"{one.name}: {one.reason}" for one in waiting]
 
 
 def _declared(config: Config, key: ModelKey, entry: ModelEntry) -> Model:

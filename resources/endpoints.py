@@ -8,7 +8,6 @@ from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import ServingError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model, resolve
-from eval_pipelines.serving.lease import lease
 from resources.config import ConfiguredResource
 
 
@@ -22,6 +21,9 @@ class EndpointsResource(ConfiguredResource):
     @asynccontextmanager
     async def lease(self, model: Model, *, needs: Collection[str]) -> AsyncIterator[Endpoint]:
         """Borrow an endpoint that serves `model`. Raises StartError, NotReadyError, WrongModelError, UnsupportedError."""
+        # the HTTP stack: only a step that asks pays for it
+        from eval_pipelines.serving.lease import lease
+
         config = self.config
         # Keys are read by the name that the configuration gives, at the moment a lease needs them.
         leases = config.data_root / "leases"

@@ -7,6 +7,7 @@ import dagster as dg
 from assets.partitions import models
 from eval_pipelines.checkpoints import what_is_due
 from eval_pipelines.keys import digest
+from eval_pipelines.models import claims, clash_in_words
 from eval_pipelines.records import utc_now
 from resources.checkpoints import CheckpointsResource
 
@@ -30,11 +31,12 @@ def checkpoint_sensor(
     if not looked:
         return dg.SkipReason(f"no folder is watched: add one under `watched` in {config.path}")
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
-    found = [checkpoint for _, scan in looked for checkpoint in scan.finished]
+    clashes = {key: places for key, places in claims(config, looked).items() if len(places) > 1}
+    found = [one for _, scan in looked for one in scan.finished if str(one.model_key) not in clashes]
     waiting = [one for _, scan in looked for one in scan.waiting]
     ignored = [f"{one.name} {one.reason}" for _, scan in looked for one in scan.ignored]
     due = what_is_due(seen=seen, found=found, waiting=waiting, limit=MAX_PER_TICK, now=utc_now())
-    reason = "; ".join([due.reason, *ignored])
+    reason = "; ".join([due.reason, *ignored, *(clash_in_words(key, clashes[key]) for key in sorted(clashes))])
     if not due.due:
         return dg.SkipReason(reason)
     context.log.info(reason)

@@ -107,6 +107,14 @@ async def complete(request: Request) -> Response:
         ON_WIRE["now"] -= 1
 
 
+async def pause(request: Request, seconds: float) -> None:
+    """Sleep, but not for somebody who hung up: the next test must not meet the requests of the last."""
+    ends = asyncio.get_running_loop().time() + seconds
+    while (left := ends - asyncio.get_running_loop().time()) > 0.5 and not await request.is_disconnected():
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(max(0.0, min(left, 0.5)))
+
+
 async def answer(request: Request, body: dict[str, Any]) -> Response:
     if SETTINGS["api_key"] and request.headers.get("authorization") != f"Bearer {SETTINGS['api_key']}":
         return JSONResponse({"error": {"message": "bad key"}}, 401)
@@ -120,11 +128,11 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
         if fault := fault_for(prompt):
             COUNTS["faults"] += 1
             if fault["kind"] == "stall":
-                await asyncio.sleep(3600)
+                await pause(request, 3600)
             if fault["kind"] == "reset":
                 request.scope["reset"]()
             return faulty(fault)
-        await asyncio.sleep(SETTINGS["latency_s"])
+        await pause(request, SETTINGS["latency_s"])
         ANSWERED[prompt] += 1
         COUNTS["answered"] += 1
     usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": 5}
@@ -199,7 +207,13 @@ def main() -> None:
     listener.bind(("127.0.0.1", port))
     SETTINGS.update(json.loads(json.dumps(DEFAULTS)))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
-    config = uvicorn.Config(Resettable(Starlette(routes=ROUTES)), log_level="critical", access_log=False, backlog=4096, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        Resettable(Starlette(routes=ROUTES)),
+        log_level="critical",
+        access_log=False,
+        backlog=4096,
+        timeout_graceful_shutdown=1,
+    )
     uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -123,7 +123,9 @@ def test_a_full_disk_is_said_in_words_that_help(tmp_path, monkeypatch, call) -> 
         journal.append(answer(0))
         with monkeypatch.context() as patch:
             patch.setattr(os, call, full)
-            with pytest.raises(WarehouseError, match=r"No space left on device; .* MB are free there\. Free some space"):
+            with pytest.raises(
+                WarehouseError, match=r"No space left on device; .* MB are free there\. Free some space"
+            ):
                 journal.append(answer(1))
         assert list(journal.answers()) == ["d0"]
 

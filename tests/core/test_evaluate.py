@@ -1,0 +1,304 @@
+"""Each question is asked once per model version, and every request is accounted for."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval_pipelines.benchmarks.harness import Benchmark
+from eval_pipelines.client.failures import Backoff
+from eval_pipelines.client.journal import Journal
+from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.errors import FailureBudgetError, WarehouseError
+from eval_pipelines.evaluate import Asked, ask_benchmark, evaluation_id
+from eval_pipelines.keys import ModelKey
+from eval_pipelines.models import Model
+from eval_pipelines.records import Evaluation, Request, Response, Sample, utc_now
+
+MODEL = Model(ModelKey("mock", "step-7"), "hosted", "f1")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Backoff, "wait_s", lambda *_: 0.005)
+
+
+@dataclass
+class Questions:
+    """What `ask_benchmark` needs of a benchmark, without lm-eval."""
+
+    n: int = 40
+    spec: BenchmarkSpec = field(default_factory=lambda: BenchmarkSpec(task="sums", max_failed_share=0.5))
+    name: str = "sums"
+    ask_version: str = "1-abc"
+    needs: frozenset[str] = frozenset({"completions"})
+    n_twins: int = 0
+    operation: Any = "completion"
+
+    def requests(self) -> Iterator[Request]:
+        for i in range(self.n):
+            yield self.request(i, i)
+        for i in range(self.n_twins):
+            yield self.request(self.n + i, i)
+
+    def request(self, sample: int, number: int) -> Request:
+        continuation = " 4" if self.operation == "loglikelihood" else None
+        return Request(
+            sample_id=f"sums/{sample}",
+            subtask="sums",
+            operation=self.operation,
+            prompt=f"What is {number} + {number}?",
+            continuation=continuation,
+        )
+
+    def samples(self) -> Iterator[Sample]:
+        return (
+            Sample(sample_id=one.sample_id, subtask="sums", question="?", target="!", n_requests=1)
+            for one in self.requests()
+        )
+
+
+@dataclass
+class Cell:
+    """One cell: its journals and what was landed."""
+
+    faulty: Any
+    folder: Path
+    landed: dict[str, Response] = field(default_factory=dict)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    n_rows: int = 0
+
+    def land(self, evaluation: Evaluation, new: list[tuple[Request, Response]]) -> None:
+        self.evaluations.append(evaluation)
+        self.n_rows += len(new)
+        self.landed |= {request.digest: response for request, response in new if response.is_answer}
+
+    async def ask(self, questions: Questions, run_id: str = "r1", **options: Any) -> Asked:
+        offers = options.pop("offers", questions.needs)
+        endpoint = Endpoint(self.faulty.url, "mock", "hosted", max_in_flight=8, request_timeout_s=10, offers=offers)
+        benchmark: Benchmark = questions  # type: ignore[assignment]
+        fields: dict[str, Any] = {"known": lambda: self.landed, "land": self.land, "limit": None, **options}
+        return await ask_benchmark(
+            benchmark, MODEL, endpoint, run_id=run_id, asked_by="a test", journals=self.folder, **fields
+        )
+
+    def journal(self, questions: Questions) -> Journal:
+        benchmark: Benchmark = questions  # type: ignore[assignment]
+        return Journal(self.folder / f"{evaluation_id(MODEL, benchmark, None)}.jsonl")
+
+
+@pytest.fixture
+def cell(faulty: Any, tmp_path: Path) -> Cell:
+    return Cell(faulty, tmp_path)
+
+
+def answers(questions: Questions, n: int, **fields: Any) -> list[Response]:
+    fields = fields or {"text": "from before"}
+    return [
+        Response(request_digest=one.digest, n_attempts=1, latency_s=0, asked_at=utc_now(), **fields)
+        for one in list(questions.requests())[:n]
+    ]
+
+
+async def test_everything_is_asked_landed_and_counted(cell) -> None:
+    asked = await cell.ask(Questions())
+    one = asked.evaluation
+    assert (one.n_samples, one.n_requests, one.n_answered, one.n_reused, one.n_failed) == (40, 40, 40, 0, 0)
+    assert (one.is_within_budget, one.step, one.failures, cell.n_rows) == (True, 7, "{}", 40)
+
+
+async def test_the_journal_is_removed_once_its_answers_are_landed(cell, tmp_path) -> None:
+    await cell.ask(Questions())
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_what_a_killed_run_left_in_its_journal_is_not_asked_again(cell, faulty) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response)
+    asked = await cell.ask(Questions())
+    assert (asked.n_recovered, faulty.stats()["requests"], asked.evaluation.n_answered) == (25, 15, 40)
+    assert cell.n_rows == 40, "recovered answers are landed too"
+
+
+async def test_what_an_earlier_run_was_answered_is_not_asked_again(cell, faulty) -> None:
+    await cell.ask(Questions(n=10))
+    asked = await cell.ask(Questions(n=40), run_id="r2")
+    assert (asked.evaluation.n_reused, faulty.stats()["requests"]) == (10, 40)
+    assert "asked_again_though_answered" not in faulty.stats()
+
+
+async def test_reused_answers_are_not_landed_twice(cell) -> None:
+    await cell.ask(Questions())
+    cell.n_rows = 0
+    await cell.ask(Questions(), run_id="r2")
+    assert cell.n_rows == 0
+
+
+async def test_answers_landed_before_a_crash_are_not_landed_again_from_the_journal(cell) -> None:
+    # the run died after landing, before it removed its journal
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response)
+            cell.landed[response.request_digest] = response
+    asked = await cell.ask(Questions())
+    assert (asked.n_recovered, asked.evaluation.n_reused, cell.n_rows) == (0, 25, 15)
+
+
+async def test_two_identical_requests_are_asked_once(cell, faulty) -> None:
+    asked = await cell.ask(Questions(n=10, n_twins=5))
+    assert (faulty.stats()["requests"], asked.evaluation.n_requests, asked.evaluation.n_samples) == (10, 10, 15)
+
+
+async def test_one_request_in_ten_refused_for_good_is_accounted_for(cell, faulty) -> None:
+    faulty.set(faults=[{"kind": "503", "share": 0.1}])
+    asked = await cell.ask(Questions(n=200))
+    one, stats = asked.evaluation, faulty.stats()
+    assert 0 < one.n_failed == stats["faults"] / 4, "each was tried four times"
+    assert (one.n_answered, one.n_answered + one.n_failed) == (stats["answered"], 200)
+    assert one.failures == f'{{"overloaded": {one.n_failed}}}'
+    assert one.is_within_budget
+
+
+async def test_failures_are_landed_with_the_answers(cell, faulty) -> None:
+    faulty.set(faults=[{"kind": "400", "share": 0.1}])
+    asked = await cell.ask(Questions(n=200))
+    assert (cell.n_rows, len(cell.landed)) == (200, asked.evaluation.n_answered)
+
+
+async def test_the_next_run_asks_only_what_failed(cell, faulty) -> None:
+    faulty.set(faults=[{"kind": "400", "share": 0.1}])
+    first = await cell.ask(Questions(n=200))
+    faulty.change(faults=[])
+    second = await cell.ask(Questions(n=200), run_id="r2")
+    assert second.report.n_requests == first.evaluation.n_failed
+    assert (second.evaluation.n_answered, second.evaluation.n_failed) == (200, 0)
+
+
+async def test_over_budget_is_said_with_kinds_and_what_to_do(cell, faulty) -> None:
+    faulty.set(faults=[{"kind": "400", "share": 0.3, "message": "no way"}])
+    asked = await cell.ask(Questions(n=60, spec=BenchmarkSpec(task="sums", max_failed_share=0.1, max_attempts=1)))
+    with pytest.raises(FailureBudgetError, match=r"rejected \d+\).*allows 10.0%.*no way.*materialize again"):
+        asked.raise_if_over_budget(0.1)
+
+
+async def test_within_budget_nothing_is_raised(cell) -> None:
+    (await cell.ask(Questions())).raise_if_over_budget(0.5)
+
+
+async def test_over_budget_everything_that_was_answered_is_landed_all_the_same(cell, faulty) -> None:
+    faulty.set(faults=[{"kind": "400", "share": 0.5}])
+    asked = await cell.ask(Questions(n=200, spec=BenchmarkSpec(task="sums", max_failed_share=0.05)))
+    assert not asked.evaluation.is_within_budget
+    assert asked.report.n_not_asked > 0
+    assert len(cell.landed) == faulty.stats()["answered"] > 0
+
+
+async def test_a_budget_exactly_used_up_is_kept(cell, faulty) -> None:
+    faulty.set(faults=[{"kind": "400", "match": f" {i} +"} for i in range(29)])
+    asked = await cell.ask(Questions(n=100, spec=BenchmarkSpec(task="sums", max_failed_share=0.29)))
+    assert (asked.evaluation.n_failed, asked.evaluation.is_within_budget) == (29, True)
+
+
+async def test_the_budget_is_a_share_of_all_requests_not_of_those_still_missing(cell, faulty) -> None:
+    questions = Questions(n=400, spec=BenchmarkSpec(task="sums", max_failed_share=0.1, max_attempts=1))
+    cell.landed = {one.request_digest: one for one in answers(questions, 340)}
+    faulty.set(faults=[{"kind": "400", "match": f" {i} +"} for i in range(340, 370)])
+    asked = await cell.ask(questions)
+    assert (asked.evaluation.n_failed, asked.report.n_not_asked, asked.evaluation.is_within_budget) == (30, 0, True)
+
+
+async def test_two_runs_of_one_cell_ask_nothing_twice(cell, faulty) -> None:
+    faulty.set(latency_s=0.01)
+    waited: list[str] = []
+    first, second = await asyncio.gather(
+        cell.ask(Questions(), run_id="r1", on_wait=lambda: waited.append("r1")),
+        cell.ask(Questions(), run_id="r2", on_wait=lambda: waited.append("r2")),
+    )
+    assert faulty.stats()["requests"] == 40
+    assert len(waited) == 1, "the one that waits says so once"
+    assert {first.evaluation.n_reused, second.evaluation.n_reused} == {0, 40}
+
+
+async def test_a_cancelled_run_is_taken_up_where_it_stopped(cell, faulty) -> None:
+    faulty.set(latency_s=0.02)
+    some = asyncio.Event()
+    asking = asyncio.create_task(
+        cell.ask(Questions(n=200), on_progress=lambda report: some.set() if report.n_done else None)
+    )
+    await some.wait()
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    asked = await cell.ask(Questions(n=200), run_id="r2")
+    assert asked.n_recovered > 0
+    assert asked.n_recovered + asked.report.n_answered == asked.evaluation.n_answered == 200
+
+
+async def test_a_full_disk_lands_nothing_and_keeps_the_journal(cell, monkeypatch) -> None:
+    kept = Journal.append
+
+    def full_after_ten(self: Journal, response: Response) -> None:
+        if len(self.answers()) >= 10:
+            raise WarehouseError("the disk is full")
+        kept(self, response)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", full_after_ten)
+        with pytest.raises(WarehouseError, match="the disk is full"):
+            await cell.ask(Questions())
+    assert cell.evaluations == []
+    assert (await cell.ask(Questions())).n_recovered == 10
+
+
+async def test_a_landing_that_fails_keeps_the_journal(cell, faulty) -> None:
+    def broken(*_: Any) -> None:
+        raise WarehouseError("cannot land")
+
+    with pytest.raises(WarehouseError, match="cannot land"):
+        await cell.ask(Questions(), land=broken)
+    assert (await cell.ask(Questions())).n_recovered == 40
+
+
+async def test_answers_that_do_not_say_what_is_greedy_are_asked_again_where_that_matters(cell, faulty) -> None:
+    asked_before = Questions(operation="loglikelihood", needs=frozenset({"echo_logprobs"}))
+    await cell.ask(asked_before)
+    assert {one.is_greedy for one in cell.landed.values()} == {None}
+    needs = frozenset({"echo_logprobs", "top_logprobs"})
+    asked = await cell.ask(Questions(operation="loglikelihood", needs=needs, name="greedy"), run_id="r2")
+    assert asked.evaluation.n_reused == 0
+    assert None not in {one.is_greedy for one in asked.responses.values()}
+
+
+async def test_they_are_reused_where_it_does_not(cell, faulty) -> None:
+    questions = Questions(operation="loglikelihood", needs=frozenset({"echo_logprobs"}))
+    await cell.ask(questions)
+    assert (await cell.ask(questions, run_id="r2")).evaluation.n_reused == 40
+
+
+async def test_a_known_failure_is_no_answer(cell) -> None:
+    from eval_pipelines.records import Failure, FailureKind
+
+    failed = Failure(kind=FailureKind.TIMEOUT, message="late")
+    cell.landed = {one.request_digest: one for one in answers(Questions(), 5, failure=failed)}
+    asked = await cell.ask(Questions())
+    assert (asked.evaluation.n_reused, asked.report.n_answered) == (0, 40)
+
+
+@pytest.mark.parametrize("change", [{"ask_version": "2-abc"}, {"name": "other"}], ids=str)
+def test_the_evaluation_id_changes_with_the_questions(change) -> None:
+    one, other = Questions(), Questions(**change)
+    assert evaluation_id(MODEL, one, None) != evaluation_id(MODEL, other, None)  # type: ignore[arg-type]
+
+
+def test_the_evaluation_id_changes_with_the_bytes_of_the_model() -> None:
+    again = Model(MODEL.key, "hosted", "f2")
+    assert evaluation_id(MODEL, Questions(), None) != evaluation_id(again, Questions(), None)  # type: ignore[arg-type]
+
+
+def test_the_evaluation_id_changes_with_the_limit() -> None:
+    assert evaluation_id(MODEL, Questions(), 10) != evaluation_id(MODEL, Questions(), None)  # type: ignore[arg-type]
