@@ -99,7 +99,7 @@ def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, 
         click.echo(
             json.dumps({"run_id": outcome.run_id, "metrics": rows, "errors": outcome.errors}, default=str, indent=2)
         )
-    else:
+    elif rows:
         _print_metrics(rows)
     for error in outcome.errors:
         click.echo(f"error: {error}", err=True)
@@ -198,7 +198,9 @@ def print_leaderboard(data_root: Path) -> None:
             f"{row['n']:,}/{row['n_asked']:,}", f"{row['coverage']:.1%}",
         )  # fmt: skip
     _console().print(table)
-    click.echo("Differences on the same questions (McNemar, exact; one test each, not corrected for several):")
+    click.echo(
+        "Which differences are significant, on the same questions (McNemar, exact; one test each, not corrected for several):"
+    )
     for contrast in board.contrasts(data_root, rows):
         click.echo(f"  {contrast.in_words()}")
 

@@ -1,5 +1,6 @@
 """From a model key to what it points to: weights on disk, or a name at someone else's address."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +108,12 @@ def fingerprint_cache(config: Config) -> Path:
 def _problems_of(root: WatchedRoot, key: ModelKey, found: Scan) -> list[str]:
     """What a watched folder says of entries that have this key, or whose name holds its revision (`step-300.tmp`)."""
     ignored = [one for one in found.ignored if _key_of(root, one.name) == str(key)]
+    revision = re.compile(rf"(?<![a-z0-9]){re.escape(key.revision)}(?![a-z0-9_-])")
     waiting = [
         one
         for one in found.waiting
-        if key.revision in Path(one.name).name.lower() and key.family in one.name + (root.family or "")
+        if revision.search(Path(one.name).name.lower())
+        and (root.family or Path(one.name).parent.name.lower()) == key.family
     ]
     return [f"{one.name}: {one.reason}" for one in ignored] + [f"{one.name}: {one.reason}" for one in waiting]
 

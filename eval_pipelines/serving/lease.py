@@ -127,7 +127,9 @@ async def _order(room: Room, backend: object, model: Model, deployment: Deployme
         if any(note is not None and note.generation == generation for note in notes):
             return command
         await asyncio.sleep(0.02)
-    raise StartError(f"{model.key}: its keeper did not start the server within {_KEEPER_TIMEOUT_S:g} s", log_path=room.log)
+    raise StartError(
+        f"{model.key}: its keeper did not start the server within {_KEEPER_TIMEOUT_S:g} s", log_path=room.log
+    )
 
 
 async def _ready(

@@ -1,6 +1,7 @@
 """Many requests at once: never too many, never twice, and nothing left running."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -176,7 +177,8 @@ async def test_a_server_killed_in_mid_run_costs_only_what_it_had_not_answered(tm
     import httpx
 
     command = [sys.executable, str(Path(__file__).parent.parent / "faulty_server.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, contextlib.ExitStack() as at_exit:
+        at_exit.callback(server.kill)
         assert server.stdout is not None
         url = server.stdout.readline().strip()
         httpx.post(f"{url}/config", json={"latency_s": 0.02}).raise_for_status()

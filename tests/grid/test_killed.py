@@ -8,7 +8,9 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-def test_after_kill_9_no_answered_request_is_asked_twice_and_the_numbers_are_those_of_a_calm_run(project, faulty) -> None:
+def test_after_kill_9_no_answered_request_is_asked_twice_and_the_numbers_are_those_of_a_calm_run(
+    project, faulty
+) -> None:
     calm = project.evaluate("gsm8k")["metrics"]
     for path in ("landing", "journal"):
         (project.data / path).rename(project.data / f"calm-{path}")

@@ -15,7 +15,14 @@ import psutil
 import pytest
 
 from eval_pipelines.config import Config
-from eval_pipelines.errors import ConfigError, NotReadyError, ServingError, StartError, UnsupportedError, WrongModelError
+from eval_pipelines.errors import (
+    ConfigError,
+    NotReadyError,
+    ServingError,
+    StartError,
+    UnsupportedError,
+    WrongModelError,
+)
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.serving.lease import lease, server_id
@@ -122,9 +129,7 @@ async def test_a_keeper_killed_with_kill_9_takes_its_server_along_and_the_next_l
 
 
 async def test_overwritten_weights_get_a_server_of_their_own(tmp_path) -> None:
-    assert server_id(MODEL, deployment()) != server_id(
-        Model(MODEL.key, "one", "beef", MODEL.weights), deployment()
-    )
+    assert server_id(MODEL, deployment()) != server_id(Model(MODEL.key, "one", "beef", MODEL.weights), deployment())
 
 
 async def test_a_server_that_dies_at_start_shows_its_last_lines_and_the_likely_cause(tmp_path) -> None:
@@ -147,7 +152,9 @@ async def test_a_program_that_is_not_there_is_named(tmp_path) -> None:
 
 
 async def test_a_server_that_never_answers_is_given_up_after_its_time(tmp_path) -> None:
-    how = deployment("ready_timeout_s: 1.5", argv=[sys.executable, "-c", "import time; print('hm', flush=True); time.sleep(60)"])
+    how = deployment(
+        "ready_timeout_s: 1.5", argv=[sys.executable, "-c", "import time; print('hm', flush=True); time.sleep(60)"]
+    )
     with pytest.raises(NotReadyError, match=r"within ready_timeout_s = 1.5(.|\n)*hm"):
         async with borrow(tmp_path, how):
             pass
@@ -196,7 +203,9 @@ def hosted(faulty, text: str = ""):
 
 async def test_a_hosted_endpoint_is_bound_with_the_key_its_variable_holds(tmp_path, faulty) -> None:
     faulty.set(model="mock", api_key="open-sesame")
-    async with borrow(tmp_path, hosted(faulty, "api_key_env: MOCK_KEY"), secrets={"MOCK_KEY": "open-sesame"}) as endpoint:
+    async with borrow(
+        tmp_path, hosted(faulty, "api_key_env: MOCK_KEY"), secrets={"MOCK_KEY": "open-sesame"}
+    ) as endpoint:
         assert endpoint.url == faulty.url
 
 

@@ -14,7 +14,9 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    argv: tuple[str, ...] = Field(min_length=1, description="Program and arguments; {port} {host} {weights} {model_key}.")
+    argv: tuple[str, ...] = Field(
+        min_length=1, description="Program and arguments; {port} {host} {weights} {model_key}."
+    )
     health_path: str = Field(default="/health", pattern="^/", description="Route that answers 200 once it listens.")
     base_path: str = Field(default="/v1", description="Where the OpenAI-style routes start.")
     key_env: str | None = Field(default=None, description="Variable through which the server takes its clients' key.")

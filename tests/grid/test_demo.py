@@ -1,0 +1,34 @@
+"""The demo as a user runs it: a real daemon, real sensors, the real small model, in a fresh folder."""
+
+from pathlib import Path
+
+import duckdb
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def test_the_demo_fills_the_leaderboard_with_both_checkpoints_and_nothing_for_a_half_written_one(
+    project, small_model: Path
+) -> None:
+    checkpoints = project.data / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    whole = small_model.read_bytes()
+    (checkpoints / "step-3000.gguf").write_bytes(whole[: len(whole) // 2])
+    project.content["deployments"] = {"embedded": {"backend": "embedded", "keep_warm_s": 5}}
+    project.content["models"] = {}
+    project.content["watched"] = [
+        {"path": "data/checkpoints", "family": "smol", "deployment": "embedded", "suite": "both"}
+    ]
+    project.content["benchmarks"]["gsm8k"] |= {"limit": 3, "generation": {"max_tokens": 48}}
+    project.content["benchmarks"]["hellaswag"] |= {"limit": 4}
+    project.write()
+    done = project.run("demo", "--weights", str(small_model), timeout=280)
+    assert done.returncode == 0, done.stderr + done.stdout
+    with duckdb.connect(str(project.data / "scores.duckdb"), read_only=True) as database:
+        board = database.execute("SELECT model_key, benchmark, n, coverage FROM leaderboard ORDER BY ALL").fetchall()
+    models = ("smol@step-1000", "smol@step-2000-noised")
+    assert board == [(model, name, n, 1.0) for model in models for name, n in (("gsm8k", 3), ("hellaswag", 4))]
+    for said in ("Leaderboard", "coverage", "significant", "scores.duckdb", "sample_scores", "make ui"):
+        assert said in done.stdout
+    assert "step-3000" not in done.stdout
