@@ -99,7 +99,7 @@ async def _ask(
                 model,
                 endpoint,
                 limit=limit,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 asked_by=_asked_by(context.run),
                 journals=warehouse.config.data_root / "journal",
                 known=lambda: landing.answered(model.key, model.fingerprint) if reuse else {},

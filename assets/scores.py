@@ -50,7 +50,7 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
                 graded,
                 metrics,
                 score_version=benchmark.score_version,
-                run_id=context.run_id,
+                run_id=context.run.run_id,
                 recorded_at=utc_now(),
             )
         headline = next(metric for metric in metrics if metric.is_headline and metric.subtask == "")

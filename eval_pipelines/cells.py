@@ -1,7 +1,9 @@
 """Materialize cells of the grid from a program: the same assets as the UI, in this process."""
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import resolve
 from resources.config import read_config
 
+# sqlite says `disk I/O error` where a full disk stops its write-ahead log
+_DISK_IS_FULL = ("database or disk is full", "disk I/O error", "No space left")
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -56,22 +60,40 @@ def evaluate_cells(
     config = read_config(path)
     benchmarks = config.expand(names)
     resolve(config, ModelKey.parse(model))
-    instance = dg.DagsterInstance.get()
-    add_models(instance, [model])
     keys = [dg.AssetKey([kind, name]) for name in benchmarks for kind in ("responses", "scores")]
     ops = {f"responses__{name}": {"config": {"limit": limit}} for name in benchmarks} if limit else {}
-    first = dg.materialize(
-        assets_of(config),
-        selection=keys,
-        partition_key=model,
-        instance=instance,
-        resources=resources_of(path),
-        run_config={"ops": ops, **({} if is_verbose else _QUIET)},
-        tags={"eval_pipelines/started_by": f"{os.environ.get('USER', 'somebody')} on the command line"},
-        raise_on_error=False,
-    )
-    failed = [*_failed(first), *_publish(path, instance, is_verbose=is_verbose)]
+    with _told_if_disk_is_full(), dg.DagsterInstance.get() as instance:
+        add_models(instance, [model])
+        first = dg.materialize(
+            assets_of(config),
+            selection=keys,
+            partition_key=model,
+            instance=instance,
+            resources=resources_of(path),
+            run_config={"ops": ops, **({} if is_verbose else _QUIET)},
+            tags={"eval_pipelines/started_by": f"{os.environ.get('USER', 'somebody')} on the command line"},
+            raise_on_error=False,
+        )
+        failed = [*_failed(first), *_publish(path, instance, is_verbose=is_verbose)]
     return Outcome(first.run_id, _in_words(failed), bool(failed) and all(map(_is_operators, failed)))
+
+
+@contextmanager
+def _told_if_disk_is_full() -> Iterator[None]:
+    """Dagster's own record lies on the same disk as ours, and says so with a traceback. Raises WarehouseError."""
+    try:
+        yield
+    except Exception as error:
+        causes: list[BaseException] = [error]
+        while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None:
+            causes.append(cause)
+        if not any(sign in str(one) for one in causes for sign in _DISK_IS_FULL):
+            raise
+        home = Path(os.environ["DAGSTER_HOME"])
+        raise errors.WarehouseError(
+            f"Dagster could not write its record: the disk is full ({shutil.disk_usage(home).free:,} bytes free at "
+            f"{home}). Free some space there, then run the same command again: what was answered is not asked twice."
+        ) from error
 
 
 def publish_tables(path: Path, instance: dg.DagsterInstance, *, is_verbose: bool = False) -> list[str]:

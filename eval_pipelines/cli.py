@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from dotenv import load_dotenv
 from rich.console import Console
 from rich.table import Table
 
@@ -42,6 +43,8 @@ class _Group(click.Group):
 def main(ctx: click.Context, config_file: Path) -> None:
     """LLM evaluations as Dagster assets."""
     ctx.obj = config_file.absolute()
+    # as `dagster dev` does, so that a key works the same with and without the UI; what is set already wins
+    load_dotenv(ctx.obj.parent / ".env")
 
 
 @main.group("config")
@@ -133,10 +136,9 @@ def serving() -> None:
 @serving.command("ps")
 @click.pass_obj
 def serving_ps(path: Path) -> None:
-    """List them."""
-    for room in _rooms(load_config(path).data_root):
-        running, order = room.running(), room.order()
-        if running and order:
+    """List the servers that run: model, address, process, log."""
+    for room, running in _running(load_config(path).data_root):
+        if order := room.order():
             click.echo(
                 f"{order.model_key}  {order.url}  pid {running.server_pid}  since {running.started_at}  {room.log}"
             )
@@ -145,11 +147,13 @@ def serving_ps(path: Path) -> None:
 @serving.command("stop")
 @click.pass_obj
 def serving_stop(path: Path) -> None:
-    """Stop them all, leased or not."""
-    for room in _rooms(load_config(path).data_root):
-        if (running := room.running()) is not None:
+    """Stop all of them, leased or not."""
+    for room, running in _running(load_config(path).data_root):
+        try:
             os.kill(running.keeper_pid, signal.SIGTERM)
-            click.echo(f"told the keeper of {room.folder.name} to stop")
+        except ProcessLookupError:
+            continue  # it ended by itself just now
+        click.echo(f"told the keeper of {room.folder.name} to stop")
 
 
 @main.command()
@@ -245,10 +249,15 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=160)
 
 
-def _rooms(data_root: Path) -> list[Any]:
+def _running(data_root: Path) -> list[tuple[Any, Any]]:
+    """Rooms in which a server runs; says so if there is none."""
     from eval_pipelines.serving.room import Room
 
-    return [Room(folder) for folder in sorted((data_root / "leases").glob("*")) if folder.is_dir()]
+    rooms = [Room(folder) for folder in sorted((data_root / "leases").glob("*")) if folder.is_dir()]
+    found = [(room, running) for room in rooms if (running := room.running()) is not None]
+    if not found:
+        click.echo("no server runs")
+    return found
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Watched folders and what is in them."""
 
+import time
+
 from eval_pipelines.checkpoints import Scan, scan
 from eval_pipelines.config import WatchedRoot
 from eval_pipelines.models import fingerprint_cache
@@ -14,7 +16,10 @@ class CheckpointsResource(ConfiguredResource):
     """Checkpoints that training jobs leave in watched folders."""
 
     def scan(self) -> list[tuple[WatchedRoot, Scan]]:
-        """One look at every watched folder."""
+        """One look at every watched folder; they share the time there is for hashing."""
         config = self.config
-        cache = fingerprint_cache(config)
-        return [(root, scan(root, now=utc_now(), cache=cache, hash_for_s=_HASH_FOR_S)) for root in config.watched]
+        cache, ends_at = fingerprint_cache(config), time.monotonic() + _HASH_FOR_S
+        return [
+            (root, scan(root, now=utc_now(), cache=cache, hash_for_s=max(0.0, ends_at - time.monotonic())))
+            for root in config.watched
+        ]

@@ -115,4 +115,4 @@ def dagster_home(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
     monkeypatch.setenv("DAGSTER_HOME", str(project.data / "dagster"))
     monkeypatch.setenv("EVALS_CONFIG", str(project.config))
-    yield enter_home(load_config(project.config))
+    return enter_home(load_config(project.config))

@@ -12,6 +12,8 @@ import dagster as dg
 import pytest
 import yaml
 
+import resources.checkpoints
+from eval_pipelines.checkpoints import Scan
 from eval_pipelines.config import load_config
 from eval_pipelines.definitions import build, resources_of
 from eval_pipelines.errors import ConfigError, UnknownNameError
@@ -82,9 +84,9 @@ class Watched:
     def tick(self, sensor: dg.SensorDefinition = checkpoint_sensor) -> dg.SensorResult | dg.SkipReason | dg.RunRequest:
         """One evaluation with the cursor of the last; partitions are added as the daemon does."""
         everything = resources_of(self.folder / "evals.yaml")
-        resources = {name: everything[name] for name in sensor.required_resource_keys}
+        needed = {name: everything[name] for name in sensor.required_resource_keys}
         with dg.build_sensor_context(
-            self.instance, cursor=self.cursor, resources=resources, definitions=build(self.folder / "evals.yaml")
+            self.instance, cursor=self.cursor, resources=needed, definitions=build(self.folder / "evals.yaml")
         ) as context:
             told = sensor(context)
             self.cursor = (told.cursor if isinstance(told, dg.SensorResult) else None) or context.cursor
@@ -198,6 +200,21 @@ def test_without_a_watched_folder_it_says_where_to_add_one(watched) -> None:
     watched.content["watched"] = []
     watched.write()
     assert watched.skipped().startswith("no folder is watched: add one under `watched` in ")
+
+
+def test_all_watched_folders_share_the_time_for_hashing(watched, monkeypatch) -> None:
+    watched.content["watched"].append({**watched.content["watched"][0], "path": "more"})
+    watched.write()
+    given: list[float] = []
+
+    def slow_scan(*_: object, hash_for_s: float, **__: object) -> Scan:
+        given.append(hash_for_s)
+        time.sleep(0.2)
+        return Scan()
+
+    monkeypatch.setattr(resources.checkpoints, "scan", slow_scan)
+    watched.tick()
+    assert given[1] <= given[0] - 0.2
 
 
 # one key, two places
@@ -345,7 +362,8 @@ def test_a_deleted_database_is_published_again(watched, land) -> None:
     publish(watched.config.data_root)
     watched.skipped(publish_sensor)
     (watched.config.data_root / "scores.duckdb").unlink()
-    assert isinstance(watched.tick(publish_sensor), dg.RunRequest)
+    # with a run key, Dagster would remember that this state was requested before, and drop the request
+    assert watched.tick(publish_sensor) == dg.RunRequest(run_key=None)
 
 
 def test_a_publication_that_failed_is_tried_again_after_a_while(watched, land, monkeypatch) -> None:

@@ -242,6 +242,6 @@ async def test_an_address_where_nobody_listens_is_told_plainly(tmp_path) -> None
     config = Config.parse(
         "deployments: {one: {backend: hosted, base_url: 'http://127.0.0.1:9/v1'}}", path=Path("/nowhere/evals.yaml")
     )
-    with pytest.raises(NotReadyError, match="127.0.0.1:9"):
+    with pytest.raises(NotReadyError, match=r"127\.0\.0\.1:9"):
         async with borrow(tmp_path, config.deployment("one")):
             pass
