@@ -6,7 +6,7 @@ left in its journal is not asked again.
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -90,13 +90,9 @@ async def ask_benchmark(
     journal = Journal(journals / f"{key}.jsonl")
     await _open_in_turn(journal, on_wait)
     try:
-        earlier = {d: r for d, r in known().items() if d in requests and _is_usable(r, benchmark)}
-        # a run that died between landing and removing its journal has landed these already
-        recovered = {
-            d: r
-            for d, r in journal.answers().items()
-            if d in requests and d not in earlier and _is_usable(r, benchmark)
-        }
+        earlier = _usable(known(), requests, benchmark)
+        # a run that died between landing and removing its journal has landed some already
+        recovered = _usable(journal.answers(), requests.keys() - earlier.keys(), benchmark)
         missing = [request for d, request in requests.items() if d not in earlier and d not in recovered]
         # the budget is a share of all requests, those that earlier runs had answered included
         share_of_missing = min(1.0, spec.max_failed_share * len(requests) / max(len(missing), 1))
@@ -121,10 +117,14 @@ async def ask_benchmark(
     return Asked(evaluation, {**earlier, **new}, report, len(recovered))
 
 
-def _is_usable(response: Response, benchmark: Benchmark) -> bool:
-    """Whether an earlier answer says all this benchmark needs: one asked for another may not say what is greedy."""
-    lacks_greedy = response.logprob is not None and response.is_greedy is None
-    return response.is_answer and not (lacks_greedy and "top_logprobs" in benchmark.needs)
+def _usable(responses: Mapping[str, Response], wanted: Container[str], benchmark: Benchmark) -> dict[str, Response]:
+    """The answers that say all this benchmark needs: one asked for another may not say what is greedy."""
+
+    def says_enough(response: Response) -> bool:
+        lacks_greedy = response.logprob is not None and response.is_greedy is None
+        return response.is_answer and not (lacks_greedy and "top_logprobs" in benchmark.needs)
+
+    return {d: response for d, response in responses.items() if d in wanted and says_enough(response)}
 
 
 async def _open_in_turn(journal: Journal, on_wait: Callable[[], None]) -> None:

@@ -7,7 +7,6 @@ machine joins it. A lease is a lock that the kernel releases when its holder die
 import asyncio
 import secrets
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Collection, Mapping
@@ -119,7 +118,10 @@ async def _order(room: Room, backend: object, model: Model, deployment: Deployme
         )
     )
     room.forget_server()
-    subprocess.run([sys.executable, "-m", "eval_pipelines.serving.keeper", str(room.folder)], check=True)
+    keeper = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "eval_pipelines.serving.keeper", str(room.folder)
+    )
+    await keeper.wait()  # it detaches at once
     # who comes next must find the keeper at work, or it would start another
     deadline = time.monotonic() + _KEEPER_TIMEOUT_S
     while time.monotonic() < deadline:
