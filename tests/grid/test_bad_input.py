@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 import pytest
-from click.testing import CliRunner
 
-from eval_pipelines.cli import main
 from eval_pipelines.definitions import assets_of, resources_of
 from resources.config import read_config
 
@@ -36,21 +33,13 @@ Evaluate = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def evaluate(project, monkeypatch) -> Evaluate:
-    """`eval-pipelines evaluate` in this process, where lm-eval is imported once for all tests."""
+def evaluate(project) -> Evaluate:
+    """`eval-pipelines evaluate` on the project as it is now, two samples a benchmark."""
 
     def evaluate(*names: str, model: str = "mock@a") -> "subprocess.CompletedProcess[str]":
         project.write()
-        for name in ("DAGSTER_HOME", "EVALS_CONFIG"):
-            monkeypatch.setenv(name, "")  # so that what the command sets is taken back
-        for name, value in {**project.env, "DAGSTER_HOME": project.environment()["DAGSTER_HOME"]}.items():
-            monkeypatch.setenv(name, value)
         options = [part for name in names or ("gsm8k",) for part in ("--benchmark", name)]
-        command = ["--config", str(project.config), "evaluate", "--model", model, *options, "--limit", "2"]
-        told = CliRunner().invoke(main, command)
-        raised = told.exc_info if told.exception and not isinstance(told.exception, SystemExit) else None
-        trace = "".join(traceback.format_exception(*raised)) if raised else ""
-        return subprocess.CompletedProcess(command, told.exit_code, told.stdout, told.stderr + trace)
+        return project.run("evaluate", "--model", model, *options, "--limit", "2")
 
     return evaluate
 
