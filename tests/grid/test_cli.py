@@ -143,13 +143,11 @@ ESCAPE = re.compile(r"\x1b\[")
 
 
 @pytest.fixture
-def evaluate(project, monkeypatch) -> Callable[..., Any]:
-    """`eval-pipelines evaluate` in this process, where lm-eval is imported once for all tests."""
-    for name in ("DAGSTER_HOME", "EVALS_CONFIG"):
-        monkeypatch.setenv(name, "")  # so that what the command sets is taken back
+def evaluate(project) -> Callable[..., Any]:
+    """`eval-pipelines evaluate` on the project: four samples of GSM8K."""
 
     def evaluate(*options: str, model: str = "mock@a") -> Any:
-        return run(project, "evaluate", "--model", model, "--benchmark", "gsm8k", "--limit", "4", *options)
+        return project.run("evaluate", "--model", model, "--benchmark", "gsm8k", "--limit", "4", *options)
 
     return evaluate
 
