@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MODEL := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 DUCKDB15 := .cache/duckdb-1.5
 
-.PHONY: bootstrap demo ui test unit lint format lock clean browser
+.PHONY: bootstrap demo ui test unit lint format lock clean browser bench
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -50,6 +50,10 @@ lint: bootstrap
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Ratios, not times: beside plain httpx and a raw aiohttp loop in the same run.
+bench: bootstrap
+	$(BIN)/python -m tests.bench.fanout
 
 format:
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,10 @@
 import os
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from pydantic import PrivateAttr
 
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import ServingError
@@ -10,9 +14,25 @@ from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model, resolve
 from resources.config import ConfiguredResource
 
+if TYPE_CHECKING:
+    from eval_pipelines.serving.locks import FileLock
+
 
 class EndpointsResource(ConfiguredResource):
     """Leases on model endpoints. An asset never sees an address it did not lease."""
+
+    # server → lock: a run grades between two benchmarks, and its server must outlast that
+    _held: dict[Model, "FileLock"] | None = PrivateAttr(default=None)
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - as Dagster calls it
+        """From here to the end of the run, a server that was leased once stays."""
+        self._held = {}
+
+    def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - as Dagster calls it
+        """The run needs no server any more; `keep_warm_s` starts to count."""
+        for lock in (self._held or {}).values():
+            lock.release()
+        self._held = None
 
     def model(self, key: str) -> Model:
         """What a model key points to now. Raises UnknownNameError, ModelKeyError, ConfigError."""
@@ -22,17 +42,18 @@ class EndpointsResource(ConfiguredResource):
     async def lease(self, model: Model, *, needs: Collection[str]) -> AsyncIterator[Endpoint]:
         """Borrow an endpoint that serves `model`. Raises StartError, NotReadyError, WrongModelError, UnsupportedError."""
         # the HTTP stack: only a step that asks pays for it
-        from eval_pipelines.serving.lease import lease
+        from eval_pipelines.serving.lease import hold, lease
 
         config = self.config
         # Keys are read by the name that the configuration gives, at the moment a lease needs them.
         leases = config.data_root / "leases"
-        async with lease(
-            model, config.deployment(model.deployment), needs=needs, leases=leases, secrets_=os.environ
-        ) as endpoint:
+        deployment = config.deployment(model.deployment)
+        async with lease(model, deployment, needs=needs, leases=leases, secrets_=os.environ) as endpoint:
             if resolve(config, model.key).fingerprint != model.fingerprint:
                 raise ServingError(
                     f"{model.key}: its weights were overwritten while the server loaded them. Nothing was asked; "
                     f"materialize again once they are finished."
                 )
+            if self._held is not None and deployment.needs_weights and model not in self._held:
+                self._held[model] = hold(model, deployment, leases=leases)
             yield endpoint

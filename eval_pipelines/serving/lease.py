@@ -33,6 +33,7 @@ from eval_pipelines.keys import digest, slug
 from eval_pipelines.models import Model
 from eval_pipelines.records import FailureKind
 from eval_pipelines.serving.backends import Binding, ServerCommand, likely_cause
+from eval_pipelines.serving.locks import FileLock
 from eval_pipelines.serving.room import Order, Room
 
 _HOST = "127.0.0.1"
@@ -70,6 +71,16 @@ async def lease(
                 command = backend.command(deployment.spec, model, host=_HOST, port=0)
             await holder.acquire(shared=True)
         yield await _ready(room, command, model, deployment, needs)
+
+
+def hold(model: Model, deployment: Deployment, *, leases: Path) -> FileLock:
+    """Keep the server of an open lease beyond it, until the lock is released or its holder dies.
+
+    For who leases the same model several times in a row. Does nothing for an address that someone else runs.
+    """
+    lock = Room(leases / server_id(model, deployment)).make().lock("holders")
+    lock.try_acquire(shared=True)
+    return lock
 
 
 def server_id(model: Model, deployment: Deployment) -> str:
