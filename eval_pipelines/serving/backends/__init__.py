@@ -73,7 +73,8 @@ _COMMON = (
 )
 
 _IS_ERROR = re.compile(r"error\b|exception\b|errno", re.IGNORECASE)
-_IS_CHATTER = re.compile(r"^[^=]{0,60}?\b(DEBUG|INFO|WARN|WARNING)\b|Warning:")
+_IS_CHATTER = re.compile(r"^(?:(?!ERROR).){0,60}?(?<!=)\b(DEBUG|INFO|WARN|WARNING)\b|Warning:")
+_IS_FRAME = re.compile(r"(File \"|raise\b|[\^~]+$)")
 # what stands before a server's own words: the process, the level, the time, the place in the source
 _PREFIX = re.compile(r"^(\([\w ]*pid=\d+\) *)?([A-Z]+ [\d-]+ [\d:.,]+ )?(\[[\w./]+:\d+\] *)?")
 _MAX_WORDS = 240
@@ -85,17 +86,18 @@ def likely_cause(log: Sequence[str], causes: Sequence[Cause]) -> str | None:
     The last error counts, because earlier ones may have been dealt with. The backend's own causes come before the
     common ones anywhere in the log: a server that dies drags others down, whose errors say nothing of the reason.
     """
-    loud = [line for line in log if not _IS_CHATTER.search(line)]
-    errors = [line for line in loud if _IS_ERROR.search(line)]
+    loud = [words for words in map(_words, (line for line in log if not _IS_CHATTER.search(line))) if words]
+    errors = [words for words in loud if _IS_ERROR.search(words)]
     for known in (causes, _COMMON):
         for lines in (errors, loud):
-            for line in reversed(lines):
+            for words in reversed(lines):
                 for cause in known:
-                    if re.search(cause.pattern, line, re.IGNORECASE):
-                        return f"{cause.advice} (it said: {_words(line)})"
+                    if re.search(cause.pattern, words, re.IGNORECASE):
+                        return f"{cause.advice} (it said: {words[:_MAX_WORDS]}{' …' * (len(words) > _MAX_WORDS)})"
     return None
 
 
 def _words(line: str) -> str:
+    """What a line says, without colours and prefix; nothing for the frames of a traceback."""
     words = _PREFIX.sub("", re.sub(r"\x1b\[[\d;]*m", "", line), count=1).strip()
-    return words if len(words) <= _MAX_WORDS else f"{words[:_MAX_WORDS]} …"
+    return "" if _IS_FRAME.match(words) else words
