@@ -1,7 +1,38 @@
-"""Extra arguments of a server's command line: what they may not say, found before anything is started."""
+"""A server's command line: typed options as flags, and what extra arguments may not say."""
 
+import json
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+from pydantic import BaseModel
+
+
+def flag(field: str) -> str:
+    """`max_model_len` → `--max-model-len`."""
+    return "--" + field.replace("_", "-")
+
+
+def arguments(spec: BaseModel, *, leave_out: Collection[str]) -> list[str]:
+    """The options that differ from their default, as flags, in the order of the fields."""
+    found: list[str] = []
+    for name, field in type(spec).model_fields.items():
+        value = getattr(spec, name)
+        if name in leave_out or value == field.default:
+            continue
+        if isinstance(value, bool):
+            found.append(flag(name) if value else flag(f"no_{name}"))
+        else:
+            found += [flag(name), json.dumps(value) if isinstance(value, dict) else str(value)]
+    return found
+
+
+def program(name: str) -> str:
+    """A program by its name or its full path. Raises ValueError for a path that depends on the folder one is in."""
+    path = os.path.expanduser(name)
+    if "/" in path and not path.startswith("/"):
+        raise ValueError("must be a command on the PATH or a full path: the server starts in another folder")
+    return path
 
 
 def names(args: Sequence[str]) -> list[str]:

@@ -5,8 +5,6 @@ Offers  chat, completions, log-likelihood by echo, the best tokens at each posit
 Source  vLLM 0.32 documentation, "OpenAI-Compatible Server", "Parallelism and Scaling"; `vllm serve --help=all`
 """
 
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.backends import Model, ServerCommand
 from eval_pipelines.serving.backends._vllm_words import CAUSES, ELSEWHERE, REMOVED, SHORT
-from eval_pipelines.serving.flags import check_extra_args, names
+from eval_pipelines.serving.flags import arguments, check_extra_args, flag, names, program
 from eval_pipelines.serving.weights import huggingface_folder, is_adapter
 
 # no usage reports; and the server's packages come from its own environment, not from ours
@@ -86,10 +84,7 @@ class Spec(BaseModel):
     @field_validator("executable")
     @classmethod
     def _is_found_from_anywhere(cls, executable: str) -> str:
-        path = os.path.expanduser(executable)
-        if "/" in path and not path.startswith("/"):
-            raise ValueError("must be a command on the PATH or a full path: the server starts in another folder")
-        return path
+        return program(executable)
 
     @field_validator("lora_base", "lora_modules")
     @classmethod
@@ -109,8 +104,8 @@ class Spec(BaseModel):
     @field_validator("extra_args")
     @classmethod
     def _says_nothing_twice(cls, args: tuple[str, ...]) -> tuple[str, ...]:
-        own = {_flag(name): f"use `{name}`" for name in cls.model_fields if name != "extra_args"}
-        own |= {flag: f"use `{name}`" for flag, name in SHORT.items()}
+        own = {flag(name): f"use `{name}`" for name in cls.model_fields if name != "extra_args"}
+        own |= {short: f"use `{name}`" for short, name in SHORT.items()}
         check_extra_args(args, owned=own | ELSEWHERE, gone=REMOVED)
         return args
 
@@ -181,21 +176,7 @@ def _serve(spec: Spec, model: Model) -> list[str]:
         )
     folder = huggingface_folder(model, server="vLLM", config=config, weights_as=weights_as)
     argv = [spec.executable, "serve", str(folder), "--served-model-name", name, "--generation-config", "vllm"]
-    for field in Spec.model_fields:
-        if field not in _NOT_FLAGS:
-            argv += _arguments(field, getattr(spec, field))
+    argv += arguments(spec, leave_out=_NOT_FLAGS)
     if adapters:
         argv += ["--enable-lora", "--lora-modules", *(f"{one}={path}" for one, path in adapters.items())]
     return argv
-
-
-def _arguments(field: str, value: object) -> list[str]:
-    if value == Spec.model_fields[field].default:
-        return []
-    if isinstance(value, bool):
-        return [_flag(field) if value else _flag(field).replace("--", "--no-", 1)]
-    return [_flag(field), json.dumps(value) if isinstance(value, dict) else str(value)]
-
-
-def _flag(field: str) -> str:
-    return "--" + field.replace("_", "-")
