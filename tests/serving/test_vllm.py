@@ -42,7 +42,7 @@ PARTS = [
 def from_environment(name: str) -> str:
     value = os.environ.get(name, "")
     if not value:
-        pytest.skip(f"{name} is not set: docs/serving.md says how to install vLLM for a CPU")
+        pytest.skip(f"{name} is not set: `make test-vllm` installs vLLM for a CPU and sets it")
     return value
 
 
