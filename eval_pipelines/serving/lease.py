@@ -38,6 +38,7 @@ from eval_pipelines.serving.room import Order, Room
 
 _HOST = "127.0.0.1"
 _TAIL_LINES = 12
+_CAUSE_LINES = 5000  # every worker of a server adds a traceback below the one that matters
 _KEEPER_TIMEOUT_S = 20.0
 
 
@@ -182,7 +183,7 @@ def _raise_if_ended(room: Room, order: Order, command: ServerCommand, model: Mod
             f"{model.key}: the keeper of the server died", log_path=room.log, tail=room.log_lines(_TAIL_LINES)
         )
     assert ended is not None
-    lines = room.log_lines()
+    lines = room.log_lines(_CAUSE_LINES)
     cause = likely_cause(lines, command.causes)
     advice = f" Likely cause: {cause}." if cause else ""
     raise StartError(

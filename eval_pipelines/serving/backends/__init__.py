@@ -62,19 +62,42 @@ _COMMON = (
     Cause(r"address already in use|errno 98", "the port is taken: leave `port` out, or choose a free one"),
     Cause(r"no module named|modulenotfounderror", "a Python package is missing from the server's environment"),
     Cause(
-        r"out of memory|cannot allocate|bad_alloc|oom",
+        r"out of memory|outofmemory|cannot allocate|bad_alloc|\boom\b",
         "not enough memory: a smaller context or cache, or another machine",
     ),
-    Cause(r"no such file|not found|does not exist", "a path does not exist on the machine that serves"),
+    Cause(
+        r"no such file|command not found|file not found|filenotfound|does not exist",
+        "a path does not exist on the machine that serves",
+    ),
     Cause(r"permission denied", "a file may not be read by the user that serves"),
 )
 
+_IS_ERROR = re.compile(r"error\b|exception\b|errno", re.IGNORECASE)
+_IS_CHATTER = re.compile(r"^(?:(?!ERROR).){0,60}?(?<!=)\b(DEBUG|INFO|WARN|WARNING)\b|Warning:")
+_IS_FRAME = re.compile(r"(File \"|raise\b|[\^~]+$)")
+# what stands before a server's own words: the process, the level, the time, the place in the source
+_PREFIX = re.compile(r"^(\([\w ]*pid=\d+\) *)?([A-Z]+ [\d-]+ [\d:.,]+ )?(\[[\w./]+:\d+\] *)?")
+_MAX_WORDS = 240
+
 
 def likely_cause(log: Sequence[str], causes: Sequence[Cause]) -> str | None:
-    """The advice for the last log line that a known cause explains; the backend's own causes first."""
+    """What to change, and the line of the log that says so; None if no known cause explains any line.
+
+    The last error counts, because earlier ones may have been dealt with. The backend's own causes come before the
+    common ones anywhere in the log: a server that dies drags others down, whose errors say nothing of the reason.
+    """
+    loud = [words for words in map(_words, (line for line in log if not _IS_CHATTER.search(line))) if words]
+    errors = [words for words in loud if _IS_ERROR.search(words)]
     for known in (causes, _COMMON):
-        for line in reversed(log):
-            for cause in known:
-                if re.search(cause.pattern, line, re.IGNORECASE):
-                    return cause.advice
+        for lines in (errors, loud):
+            for words in reversed(lines):
+                for cause in known:
+                    if re.search(cause.pattern, words, re.IGNORECASE):
+                        return f"{cause.advice} (it said: {words[:_MAX_WORDS]}{' …' * (len(words) > _MAX_WORDS)})"
     return None
+
+
+def _words(line: str) -> str:
+    """What a line says, without colours and prefix; nothing for the frames of a traceback."""
+    words = _PREFIX.sub("", re.sub(r"\x1b\[[\d;]*m", "", line), count=1).strip()
+    return "" if _IS_FRAME.match(words) else words
