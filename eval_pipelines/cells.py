@@ -27,11 +27,13 @@ class Outcome:
 
     Attributes:
         run_id: The Dagster run that asked and graded.
+        scored: The benchmarks whose scores are there now.
         errors: One message for each mistake, with the steps that failed of it.
         is_operators: Whether every one of them is the operator's to mend, by what evals.yaml or the environment says.
     """
 
     run_id: str
+    scored: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
     is_operators: bool = False
 
@@ -75,7 +77,9 @@ def evaluate_cells(
             raise_on_error=False,
         )
         failed = [*_failed(first), *_publish(path, instance, is_verbose=is_verbose)]
-    return Outcome(first.run_id, _in_words(failed), bool(failed) and all(map(_is_operators, failed)))
+    paths = [event.asset_key.path for event in first.get_asset_materialization_events() if event.asset_key]
+    scored = tuple(path[-1] for path in paths if path[0] == "scores")
+    return Outcome(first.run_id, scored, _in_words(failed), bool(failed) and all(map(_is_operators, failed)))
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +99,7 @@ def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, 
     from eval_pipelines.cells import evaluate_cells
 
     outcome = evaluate_cells(path, model, names, limit=limit, is_verbose=verbose)
-    rows = _metrics_of(config.data_root, outcome.run_id)
+    rows = _metrics_of(config.data_root, model, outcome.scored)
     if as_json:
         click.echo(
             json.dumps({"run_id": outcome.run_id, "metrics": rows, "errors": outcome.errors}, default=str, indent=2)
@@ -163,6 +165,12 @@ def serving_stop(path: Path) -> None:
 def ui(path: Path, port: int, host: str) -> None:
     """Open the Dagster UI on this record, with its sensors running."""
     config = load_config(path)
+    with socket.socket() as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind((host, port))
+        except OSError as error:
+            raise ConfigError(f"{host}:{port} cannot be used: {error.strerror}. Choose another with --port.") from None
     enter_home(config)
     click.echo(f"http://{host}:{port} (stop with Ctrl-C)")
     command = [sys.executable, "-m", "dagster", "dev", "-m", "eval_pipelines.definitions", "-h", host, "-p", str(port)]
@@ -209,13 +217,19 @@ def print_leaderboard(data_root: Path) -> None:
         click.echo(f"  {contrast.in_words()}")
 
 
-def _metrics_of(data_root: Path, run_id: str) -> list[dict[str, Any]]:
+def _metrics_of(data_root: Path, model: str, benchmarks: Sequence[str]) -> list[dict[str, Any]]:
+    """The newest grading of each cell: this run's, or that of another run that graded the same answers since."""
     from eval_pipelines.warehouse.read import published_path, query
 
     if not published_path(data_root).exists():
         return []  # nothing could be published, and the run's own errors say why
-    order = "ORDER BY benchmark, subtask, metric, filter"
-    return query(data_root, f"SELECT * FROM metric_history WHERE score_run_id = ? {order}", [run_id])
+    return query(
+        data_root,
+        "SELECT * FROM metric_history WHERE model_key = ? AND list_contains(?, benchmark) "
+        "QUALIFY recorded_at = max(recorded_at) OVER (PARTITION BY benchmark) "
+        "ORDER BY benchmark, subtask, metric, filter",
+        [model, list(benchmarks)],
+    )
 
 
 def _print_metrics(rows: list[dict[str, Any]]) -> None:
@@ -239,7 +253,7 @@ The record is in {database}. Open it at any time, also while evaluations run:
   import duckdb; db = duckdb.connect("{database}", read_only=True)
   db.sql("FROM leaderboard")
   db.sql("SELECT benchmark, model_key, value, ci_low, ci_high, n, coverage FROM latest_metrics WHERE is_headline")
-  db.sql("SELECT question, answer, value FROM sample_scores WHERE benchmark = 'gsm8k' AND metric = 'exact_match'")
+  db.sql("SELECT model_key, filter, question, answer, value FROM sample_scores WHERE benchmark = 'gsm8k'")
 The Dagster UI on the same data:  make ui""")
 
 

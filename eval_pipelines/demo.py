@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -20,6 +21,9 @@ import dagster as dg
 from eval_pipelines.config import Config
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.keys import ModelKey
+from eval_pipelines.records import utc_now
+from eval_pipelines.serving.keeper import die_with_parent
+from eval_pipelines.serving.locks import FileLock
 from eval_pipelines.warehouse.publish import unpublished_files
 
 _NOISE = 0.35
@@ -42,13 +46,13 @@ def run_demo(config: Config, weights: Path) -> None:
         raise ConfigError(f"{config.path} watches no folder: the demo drops its checkpoints into one")
     root = config.watched[0]
     keys = [str(ModelKey(root.family or "demo", name)) for name in (_ORIGINAL, _DAMAGED)]
-    started = time.monotonic()
+    started, since = time.monotonic(), utc_now()
     _drop_checkpoints(root.path if root.family else root.path / "demo", weights)
     suite = config.expand([root.suite])
     with _daemon(config):
         instance = dg.DagsterInstance.get()
         click.echo(f"The daemon runs; its sensor looks into {root.path}")
-        _watch(instance, config, keys, [dg.AssetKey(["scores", name]) for name in suite])
+        _watch(instance, config, keys, [dg.AssetKey(["scores", name]) for name in suite], since)
     click.echo(f"All cells are scored and published: {time.monotonic() - started:.0f} s\n")
 
 
@@ -77,7 +81,9 @@ def _daemon(config: Config) -> Iterator[None]:
     log_path = config.data_root / "dagster" / "demo-daemon.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "eval_pipelines.definitions"]
-    with log_path.open("wb") as log:
+    with FileLock(log_path.with_suffix(".lock")) as alone, log_path.open("wb") as log:
+        if not alone.try_acquire():
+            raise ConfigError(f"another demo runs on {config.data_root}: wait for it, or stop it")
         daemon = subprocess.Popen(
             command,
             cwd=config.folder,
@@ -87,33 +93,42 @@ def _daemon(config: Config) -> Iterator[None]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
             # a script's background job ignores SIGINT, and Dagster copies that to SIGTERM: it could not be stopped
-            preexec_fn=_default_signals,
+            preexec_fn=_as_a_child,
         )
-    try:
-        yield
-        if daemon.poll() is not None:
-            raise EvalPipelinesError(f"the Dagster daemon ended with status {daemon.returncode}; its log: {log_path}")
-    finally:
-        daemon.terminate()
         try:
-            daemon.wait(15)
-        except subprocess.TimeoutExpired:
-            os.killpg(daemon.pid, signal.SIGKILL)
-            daemon.wait()
+            yield
+            if daemon.poll() is not None:
+                raise EvalPipelinesError(
+                    f"the Dagster daemon ended with status {daemon.returncode}; its log: {log_path}"
+                )
+        except KeyboardInterrupt:
+            click.echo("Interrupted. Runs that were started go on, and what they are answered is kept.", err=True)
+            raise
+        finally:
+            daemon.terminate()
+            try:
+                daemon.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(daemon.pid, signal.SIGKILL)
+                daemon.wait()
 
 
-def _default_signals() -> None:
+def _as_a_child() -> None:
     for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    # a demo killed with kill -9 must not leave a daemon behind that fights the next one's
+    die_with_parent(signal.SIGTERM)
 
 
-def _watch(instance: dg.DagsterInstance, config: Config, keys: list[str], scores: list[dg.AssetKey]) -> None:
+def _watch(
+    instance: dg.DagsterInstance, config: Config, keys: list[str], scores: list[dg.AssetKey], since: datetime
+) -> None:
     """Print what happens until all cells are scored and published. Raises EvalPipelinesError on a failed run."""
     said: set[str] = set()
     deadline = time.monotonic() + _TIMEOUT_S
     while True:
         n_left = len(keys) * len(scores) - _say_news(instance, keys, scores, said)
-        _raise_if_failed(instance)
+        _raise_if_failed(instance, keys, since)
         if not n_left and not unpublished_files(config.data_root):
             return
         if time.monotonic() > deadline:
@@ -139,12 +154,19 @@ def _score(instance: dg.DagsterInstance, asset: dg.AssetKey, key: str) -> str:
     return str(metadata["score"].value) if "score" in metadata else "scored"
 
 
-def _raise_if_failed(instance: dg.DagsterInstance) -> None:
-    failed = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]), limit=1)
-    if failed:
-        told = [
-            event.message
-            for event in instance.all_logs(failed[0].run_id)
-            if event.is_dagster_event and event.get_dagster_event().is_step_failure
-        ]
-        raise EvalPipelinesError(f"run {failed[0].run_id} failed: {' '.join(told) or 'see `make ui`'}")
+def _raise_if_failed(instance: dg.DagsterInstance, keys: list[str], since: datetime) -> None:
+    """Only what this demo started counts: an older failure, or another model's, is no news."""
+    failures = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], created_after=since)
+    for run in instance.get_runs(failures):
+        if run.tags.get("dagster/partition") not in keys:
+            continue
+        told = [_why(event.get_dagster_event()) for event in instance.all_logs(run.run_id) if event.is_dagster_event]
+        reasons = list(dict.fromkeys(why for why in told if why))
+        raise EvalPipelinesError(f"run {run.run_id} failed: {' '.join(reasons) or 'see `make ui`'}")
+
+
+def _why(event: dg.DagsterEvent) -> str:
+    if not event.is_step_failure:
+        return ""
+    told = event.step_failure_data.user_failure_data
+    return told.description or "" if told else event.message or ""

@@ -20,17 +20,25 @@ class Contrast:
     model_a: str
     model_b: str
     comparison: Comparison
+    higher_is_better: bool = True
 
     def in_words(self) -> str:
         """One line: who is ahead, by how much, and whether that is more than chance."""
         found = self.comparison
-        better, worse = (self.model_b, self.model_a) if found.difference > 0 else (self.model_a, self.model_b)
         if found.p_value is None:
             return f"{self.benchmark}: {self.model_a} and {self.model_b} agree on all {found.n} questions"
+        if not found.difference:
+            return (
+                f"{self.benchmark}: {self.model_a} and {self.model_b} are level on {found.n} questions: not significant"
+            )
+        b_leads = (found.difference > 0) == self.higher_is_better
+        better, worse = (self.model_b, self.model_a) if b_leads else (self.model_a, self.model_b)
+        b_is_higher = found.difference > 0
+        n_ahead, n_behind = (found.n_b_only, found.n_a_only) if b_is_higher else (found.n_a_only, found.n_b_only)
         verdict = "significant" if found.is_significant else "not significant"
         return (
             f"{self.benchmark}: {better} is {abs(found.difference):.3f} ahead of {worse} "
-            f"({found.n_b_only} to {found.n_a_only} of {found.n} questions, p = {found.p_value:.2g}): {verdict}"
+            f"({n_ahead} to {n_behind} of {found.n} questions, p = {found.p_value:.2g}): {verdict}"
         )
 
 
@@ -53,7 +61,7 @@ def contrasts(data_root: Path, board: list[Row]) -> list[Contrast]:
         verdicts = {row["model_key"]: _verdicts(data_root, row) for row in entries}
         for a, b in combinations(entries, 2):
             pair = compare(verdicts[a["model_key"]], verdicts[b["model_key"]])
-            found.append(Contrast(benchmark, a["model_key"], b["model_key"], pair))
+            found.append(Contrast(benchmark, a["model_key"], b["model_key"], pair, a["higher_is_better"]))
     return found
 
 

@@ -85,7 +85,7 @@ def _start(room: Room, order: Order) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=lambda: _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
+            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
         )
 
 
@@ -107,6 +107,11 @@ def _stop(room: Room, order: Order, server: "subprocess.Popen[bytes]", *, was_st
         )
     )
     return 0
+
+
+def die_with_parent(number: signal.Signals) -> None:
+    """In a child before it becomes its program: be sent this signal when the parent dies, however it dies."""
+    _prctl(_PR_SET_PDEATHSIG, number)
 
 
 def _prctl(option: int, value: int) -> None:

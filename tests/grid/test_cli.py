@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -241,3 +242,23 @@ def test_ps_says_so_when_no_server_runs(project) -> None:
 
 def test_stop_says_so_when_no_server_runs(project) -> None:
     assert run(project, "serving", "stop").stdout == "no server runs\n"
+
+
+def test_ui_on_a_taken_port_is_refused_before_anything_is_started(project) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        told = CliRunner().invoke(main, ["--config", str(project.config), "ui", "--port", port])
+    assert (told.exit_code, f"127.0.0.1:{port} cannot be used" in told.stderr) == (2, True)
+
+
+@pytest.mark.slow
+def test_evaluate_shows_the_cell_also_when_another_run_graded_it_again_at_the_same_time(project, evaluate) -> None:
+    evaluate()
+    with (
+        project.start("evaluate", "--model", "mock@a", "--benchmark", "gsm8k", "--limit", "4", "--json") as one,
+        project.start("evaluate", "--model", "mock@a", "--benchmark", "gsm8k", "--limit", "4", "--json") as other,
+    ):
+        told = [json.loads(process.communicate(timeout=120)[0]) for process in (one, other)]
+    assert [len(each["metrics"]) for each in told] == [2, 2]
