@@ -1,8 +1,10 @@
 """The demo as a user runs it: a real daemon, real sensors, the real small model, in a fresh folder."""
 
+import time
 from pathlib import Path
 
 import duckdb
+import psutil
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -32,3 +34,28 @@ def test_the_demo_fills_the_leaderboard_with_both_checkpoints_and_nothing_for_a_
     for said in ("Leaderboard", "coverage", "significant", "scores.duckdb", "sample_scores", "make ui"):
         assert said in done.stdout
     assert "step-3000" not in done.stdout
+
+
+def test_a_demo_killed_with_kill_9_leaves_no_daemon_that_would_fight_the_next_one(project, small_model: Path) -> None:
+    project.content["deployments"] = {"embedded": {"backend": "embedded"}}
+    project.content["models"] = {}
+    project.content["watched"] = [{"path": "checkpoints", "family": "smol", "deployment": "embedded", "suite": "both"}]
+    project.write()
+    with project.start("demo", "--weights", str(small_model)) as demo:
+        daemon = until(lambda: daemon_of(demo.pid))
+        demo.kill()
+        demo.communicate()
+    until(lambda: not psutil.pid_exists(daemon) or psutil.Process(daemon).status() == psutil.STATUS_ZOMBIE)
+
+
+def daemon_of(pid: int) -> int | None:
+    children = psutil.Process(pid).children()
+    return next((child.pid for child in children if "dagster._daemon" in child.cmdline()), None)
+
+
+def until(value, timeout_s: float = 60):
+    deadline = time.monotonic() + timeout_s
+    while not (found := value()):
+        assert time.monotonic() < deadline, "it did not come to that in time"
+        time.sleep(0.05)
+    return found
