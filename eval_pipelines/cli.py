@@ -235,7 +235,7 @@ def _metrics_of(data_root: Path, model: str, benchmarks: Sequence[str]) -> list[
 def _print_metrics(rows: list[dict[str, Any]]) -> None:
     from eval_pipelines.leaderboard import score_in_words
 
-    table = Table("benchmark", "subtask", "metric", "score (95 %)", "n", "coverage")
+    table = Table("benchmark", "subtask", "metric", "score (95 %)", "n", "coverage", caption="* the number to quote")
     for row in rows:
         metric = row["metric"] if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
         mark = " *" if row["is_headline"] else ""

@@ -137,9 +137,14 @@ def _watch(
 
 
 def _say_news(instance: dg.DagsterInstance, keys: list[str], scores: list[dg.AssetKey], said: set[str]) -> int:
-    """Print cells that were scored since the last look; returns how many are scored."""
+    """Print cells that were asked or scored since the last look; returns how many are scored."""
     n_scored = 0
     for asset in scores:
+        answered = instance.get_materialized_partitions(dg.AssetKey(["responses", asset.path[-1]])) & set(keys)
+        for cell in sorted(f"{key} {asset.path[-1]}: all questions asked" for key in answered):
+            if cell not in said:
+                said.add(cell)
+                click.echo(f"  {cell}")
         for key in instance.get_materialized_partitions(asset) & set(keys):
             n_scored += 1
             if (cell := f"{key} {asset.path[-1]}") not in said:

@@ -82,15 +82,15 @@ def publish(
         models = load()
     started = time.monotonic()
     root = data_root.resolve()
-    with exclusive(root / ".publish.lock", timeout_s=lock_timeout_s):
-        _remove_litter(root)
-        try:
-            report = _publish(root, models, now or utc_now(), is_full=is_full, started=started)
-        except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
-            raise write_failed(published_path(root), error) from error
-        finally:
+    try:
+        with exclusive(root / ".publish.lock", timeout_s=lock_timeout_s):
             _remove_litter(root)
-    return report
+            try:
+                return _publish(root, models, now or utc_now(), is_full=is_full, started=started)
+            finally:
+                _remove_litter(root)
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise write_failed(published_path(root), error) from error
 
 
 def unpublished_files(data_root: Path) -> int:

@@ -255,3 +255,9 @@ print(publish(root).is_full_rebuild, publish(root, is_full=True).is_full_rebuild
     assert done.stdout.splitlines() == ["1.5.6 [(4,)]", "False True"]
     assert len(query(tmp_path, "FROM sample_scores")) == 8
     assert not publish(tmp_path).is_full_rebuild
+
+
+def test_a_data_root_that_is_a_file_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("not a folder")
+    with pytest.raises(WarehouseError, match="could not be written"):
+        publish(tmp_path / "data")
