@@ -100,11 +100,6 @@ def _told_if_disk_is_full() -> Iterator[None]:
         ) from error
 
 
-def publish_tables(path: Path, instance: dg.DagsterInstance, *, is_verbose: bool = False) -> list[str]:
-    """Materialize the SQL models. Returns the messages of what failed."""
-    return list(_in_words(_publish(path, instance, is_verbose=is_verbose)))
-
-
 def _publish(path: Path, instance: dg.DagsterInstance, *, is_verbose: bool) -> list[_Failed]:
     result = dg.materialize(
         assets_of(read_config(path)),

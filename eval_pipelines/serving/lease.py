@@ -176,7 +176,7 @@ async def _ready(
 def _raise_if_ended(room: Room, order: Order, command: ServerCommand, model: Model) -> None:
     ended = room.exited()
     is_ours = ended is not None and ended.generation == order.generation
-    if not is_ours and (room.has_keeper() or room.running()):
+    if not is_ours and room.has_keeper():
         return
     if not is_ours:
         raise StartError(
