@@ -7,15 +7,34 @@ CAPABILITIES = ("chat", "completions", "echo_logprobs", "top_logprobs")
 
 
 @dataclass(frozen=True, slots=True)
+class Replica:
+    """One server of several behind an endpoint.
+
+    Attributes:
+        url: Base URL of its routes, without a trailing slash.
+        headers: Sent with every request to it. May hold a key: never printed, logged or stored.
+        metrics_url: Where it tells its Prometheus metrics; None if it does not.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    metrics_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """What a lease yields. An asset never sees an address it did not lease.
 
     Attributes:
-        url: Base URL of the OpenAI-style routes, without a trailing slash (`http://127.0.0.1:8000/v1`).
+        url: Base URL of the routes, without a trailing slash (`http://127.0.0.1:8000/v1`); of the first replica.
         served_name: The model name the server answers to.
         offers: The CAPABILITIES that were asked for and seen to work. `top_logprobs` means that the server
             tells the best token at each position, so whether a continuation is greedy is known.
         headers: Sent with every request. May hold a key: never printed, logged or stored.
+        protocol: How it is spoken to: picks the files in client/dialects/.
+        path_suffix: Ends every route; some servers answer only with a trailing slash.
+        replicas: All servers that answer; empty means the one at `url`.
+        metric_names: Our name of a server metric → its name in the server's Prometheus metrics.
     """
 
     url: str
@@ -26,3 +45,12 @@ class Endpoint:
     offers: frozenset[str] = frozenset()
     server_version: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    protocol: str = "openai"
+    path_suffix: str = ""
+    replicas: tuple[Replica, ...] = ()
+    metric_names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def addresses(self) -> tuple[Replica, ...]:
+        """Every server that answers for the model, at least one."""
+        return self.replicas or (Replica(self.url, self.headers),)

@@ -13,9 +13,8 @@ from typing import Any
 
 import httpx
 
-from eval_pipelines import plugins
 from eval_pipelines.client import failures
-from eval_pipelines.client.dialects import OF_OPERATION
+from eval_pipelines.client.dialects import dialect
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import Endpoint
@@ -163,13 +162,14 @@ class _Run:
         return self.report.n_failed > max(allowed, _MIN_FAILURES_TO_STOP)
 
     async def _until_final(self, client: httpx.AsyncClient, request: Request) -> Response:
-        dialect = self._dialect(request.operation)
-        body = json.dumps(dialect.body(request, self.endpoint.served_name), ensure_ascii=False).encode()
+        spoken = self._dialect(request.operation)
+        url = f"{self.endpoint.url}{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
+        body = json.dumps(spoken.body(request, self.endpoint.served_name), ensure_ascii=False).encode()
         for n_attempts in itertools.count(1):
             asked_at, started = utc_now(), time.perf_counter()
             told: dict[str, Any]
             try:
-                told = dialect.read(request, await post(client, self.endpoint.url + dialect.PATH, body))
+                told = spoken.read(request, await post(client, url, body))
                 wait_s = None
             except failures.NoAnswer as no_answer:
                 told = {"failure": no_answer.failure}
@@ -186,10 +186,9 @@ class _Run:
         raise AssertionError("unreachable: the loop above only ends by returning")
 
     def _dialect(self, operation: str) -> ModuleType:
-        name = OF_OPERATION[operation]
-        if name not in self._dialects:
-            self._dialects[name] = plugins.load("client.dialects", name, kind="dialect")
-        return self._dialects[name]
+        if operation not in self._dialects:
+            self._dialects[operation] = dialect(self.endpoint.protocol, operation)
+        return self._dialects[operation]
 
 
 async def post(client: httpx.AsyncClient, url: str, body: bytes) -> dict[str, Any]:

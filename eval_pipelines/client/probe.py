@@ -7,9 +7,8 @@ import asyncio
 
 import httpx
 
-from eval_pipelines import plugins
 from eval_pipelines.client import failures
-from eval_pipelines.client.dialects import OF_OPERATION
+from eval_pipelines.client.dialects import dialect
 from eval_pipelines.client.fanout import post
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.records import Failure, FailureKind, Request
@@ -20,13 +19,11 @@ _N_ATTEMPTS = 4
 
 
 async def served_names(client: httpx.AsyncClient, endpoint: Endpoint) -> list[str] | None:
-    """The model names the server lists; None if it lists none (not every server has the route)."""
-    try:
-        reply = await client.get(f"{endpoint.url}/models")
-        entries = reply.json()["data"] if reply.is_success else None
-        return None if entries is None else [str(entry["id"]) for entry in entries]
-    except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return None
+    """The model names the server says it serves; None if it does not say."""
+    named: list[str] | None = await dialect(endpoint.protocol, "chat").served_names(
+        client, endpoint.url, endpoint.served_name
+    )
+    return named
 
 
 async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
@@ -46,10 +43,11 @@ async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capabili
 
 async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
     request = _canary(capability)
-    dialect = plugins.load("client.dialects", OF_OPERATION[request.operation], kind="dialect")
-    body = httpx.Request("POST", endpoint.url, json=dialect.body(request, endpoint.served_name)).content
+    spoken = dialect(endpoint.protocol, request.operation)
+    body = httpx.Request("POST", endpoint.url, json=spoken.body(request, endpoint.served_name)).content
+    url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
     try:
-        told = dialect.read(request, await post(client, endpoint.url + dialect.PATH, body))
+        told = spoken.read(request, await post(client, url, body))
     except failures.NoAnswer as no_answer:
         return no_answer.failure
     if capability == "top_logprobs" and told.get("is_greedy") is not False:

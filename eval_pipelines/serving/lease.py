@@ -20,7 +20,7 @@ from eval_pipelines import plugins
 from eval_pipelines.client import probe
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.config import Deployment
-from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.endpoint import Endpoint, Replica
 from eval_pipelines.errors import (
     ConfigError,
     NotReadyError,
@@ -204,16 +204,19 @@ async def _bound(
                 f"the environment variable {binding.key_env} is not set, and the deployment names it in api_key_env. "
                 f"Set it where Dagster runs (for example in .env), then try again."
             )
-        headers["authorization"] = f"Bearer {key}"
+        headers[binding.key_header] = binding.key_prefix + key
     endpoint = Endpoint(
-        url=binding.url,
+        url=binding.urls[0],
         served_name=binding.served_name,
         backend=deployment.backend,
         max_in_flight=deployment.max_in_flight,
         request_timeout_s=deployment.request_timeout_s,
         headers=headers,
+        protocol=binding.protocol,
+        path_suffix=binding.path_suffix,
+        replicas=tuple(Replica(url, headers) for url in binding.urls),
     )
-    return await _seen_to_work(endpoint, needs, where=binding.url, key_env=binding.key_env)
+    return await _seen_to_work(endpoint, needs, where=binding.urls[0], key_env=binding.key_env)
 
 
 async def _seen_to_work(

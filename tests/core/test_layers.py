@@ -252,9 +252,10 @@ def backend_problems(module: ModuleType) -> list[str]:
 def dialect_problems(module: ModuleType) -> list[str]:
     """What a dialect lacks of its contract."""
     found = [] if (module.__doc__ or "").strip() else ["no docstring"]
-    path = getattr(module, "PATH", None)
-    found += [] if isinstance(path, str) and path.startswith("/") else ["no PATH that starts with /"]
-    return found + [f"no {name}()" for name in ("body", "read") if not callable(getattr(module, name, None))]
+    missing = [name for name in ("path", "body", "read") if not callable(getattr(module, name, None))]
+    if "path" not in missing and not module.path("model").startswith("/"):
+        found.append("path() does not start with /")
+    return found + [f"no {name}()" for name in missing]
 
 
 @pytest.mark.parametrize("name", plugins.names("serving.backends"))
@@ -287,6 +288,6 @@ def test_a_sloppy_backend_is_found_out() -> None:
 
 def test_a_sloppy_dialect_is_found_out() -> None:
     module = ModuleType("sloppy", "A docstring.")
-    module.PATH = "completions"  # type: ignore[attr-defined]
+    module.path = lambda served_name: "completions"  # type: ignore[attr-defined]
     module.body = dict  # type: ignore[attr-defined]
-    assert dialect_problems(module) == ["no PATH that starts with /", "no read()"]
+    assert dialect_problems(module) == ["path() does not start with /", "no read()"]

@@ -5,10 +5,15 @@ Source  OpenAI API reference, "Create chat completion"; vLLM documentation, "Ope
 
 from typing import Any
 
+import httpx
+
 from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import FailureKind, Request
 
-PATH = "/chat/completions"
+
+def path(_served_name: str) -> str:
+    """The route of chat completions."""
+    return "/chat/completions"
 
 
 def body(request: Request, served_name: str) -> dict[str, Any]:
@@ -58,3 +63,13 @@ def tokens(reply: dict[str, Any]) -> dict[str, int | None]:
     usage = usage if isinstance(usage, dict) else {}
     counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
     return {name: count if isinstance(count, int) and count >= 0 else None for name, count in counts.items()}
+
+
+async def served_names(client: httpx.AsyncClient, url: str, _served_name: str) -> list[str] | None:
+    """The model names the server lists; None if it lists none (not every server has the route)."""
+    try:
+        reply = await client.get(f"{url}/models")
+        entries = reply.json()["data"] if reply.is_success else None
+        return None if entries is None else [str(entry["id"]) for entry in entries]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return None

@@ -12,7 +12,10 @@ from eval_pipelines.client.dialects.openai_chat import first_choice, reason_text
 from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import FailureKind, Request
 
-PATH = "/completions"
+
+def path(_served_name: str) -> str:
+    """The route of completions."""
+    return "/completions"
 
 
 def body(request: Request, served_name: str) -> dict[str, Any]:

@@ -4,6 +4,9 @@ A backend module offers `Spec` (its options in evals.yaml, a frozen pydantic mod
 
 - `command(spec, model, *, host, port) -> ServerCommand`: a server this project starts, or
 - `bind(spec, model) -> Binding`: an address that someone else runs.
+
+Optional: `N_PORTS` (consecutive ports a server takes, the first being `port`; 1 if left out) and the property
+`n_gpus` of `Spec` (GPUs its parallelism multiplies to; 0 if left out).
 """
 
 import re
@@ -32,8 +35,13 @@ class ServerCommand:
         env: Variables added to the launcher's environment.
         key_env: Variable through which the server takes the key its clients must send; None if it takes none.
         health_path: Route that answers 200 once the server listens.
-        base_path: Where the OpenAI-style routes start.
+        base_path: Where the routes start.
         causes: How to read its failures.
+        protocol: How it is spoken to: picks the files in client/dialects/.
+        path_suffix: Ends every route; some servers answer only with a trailing slash.
+        metrics_port: Offset to the port that tells Prometheus metrics at `metrics_path`.
+        metrics_path: None if the server tells none.
+        metric_names: Our name of a metric (see serving/metrics.py) → its name in the server's Prometheus metrics.
     """
 
     argv: Sequence[str]
@@ -42,6 +50,11 @@ class ServerCommand:
     health_path: str = "/health"
     base_path: str = "/v1"
     causes: Sequence[Cause] = ()
+    protocol: str = "openai"
+    path_suffix: str = ""
+    metrics_port: int = 0
+    metrics_path: str | None = None
+    metric_names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +62,22 @@ class Binding:
     """An address that someone else runs.
 
     Attributes:
+        urls: Where its routes start; several are replicas of one model.
         key_env: Name of the environment variable that holds the key; read when a lease needs it.
+        key_header: Header that carries the key.
+        key_prefix: What stands before the key in that header.
+        protocol: How it is spoken to: picks the files in client/dialects/.
+        path_suffix: Ends every route.
     """
 
-    url: str
+    urls: Sequence[str]
     served_name: str
     key_env: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    key_header: str = "authorization"
+    key_prefix: str = "Bearer "
+    protocol: str = "openai"
+    path_suffix: str = ""
 
 
 _COMMON = (

@@ -40,7 +40,7 @@ class Spec(BaseModel):
 def bind(spec: Spec, model: Model) -> Binding:
     """The address, as declared."""
     return Binding(
-        url=spec.base_url,
+        urls=(spec.base_url,),
         served_name=model.served_name or spec.served_name or str(model.key),
         key_env=spec.api_key_env,
         headers=spec.headers,
