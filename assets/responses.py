@@ -86,7 +86,9 @@ async def _ask(
     landing = warehouse.landing
     model = endpoints.model(context.partition_key)
     landing.land_samples(benchmark.name, benchmark.ask_version, benchmark.samples())
-    async with endpoints.lease(model, needs=benchmark.needs) as endpoint:
+    async with endpoints.lease(
+        model, needs=benchmark.needs, who=f"run {context.run.run_id[:8]}, {benchmark.name}", on_wait=context.log.info
+    ) as endpoint:
         context.log.info(f"{model.key} answers at {endpoint.url} ({endpoint.backend} {endpoint.server_version or ''})")
 
         def land(evaluation: Evaluation, new: list[tuple[Request, Response]]) -> None:

@@ -142,7 +142,7 @@ def serving_ps(path: Path) -> None:
     for room, running in _running(load_config(path).data_root):
         if order := room.order():
             click.echo(
-                f"{order.model_key}  {order.url}  pid {running.server_pid}  since {running.started_at}  {room.log}"
+                f"{order.model_key}  {order.servers[0].url}  pid {running.servers[0].pid}  since {running.started_at}  {room.log()}"
             )
 
 

@@ -24,6 +24,7 @@ from eval_pipelines.config_specs import (
     DataSource,
     Deployment,
     DeploymentFields,
+    Machine,
     ModelEntry,
     SpecRecord,
     SuiteEntry,
@@ -37,6 +38,7 @@ __all__ = [
     "Config",
     "DataSource",
     "Deployment",
+    "Machine",
     "ModelEntry",
     "WatchedRoot",
     "config_schema",
@@ -46,7 +48,7 @@ __all__ = [
 T = TypeVar("T")
 
 _BACKENDS = "serving.backends"
-_SECTIONS = ("data_root", "deployments", "models", "watched", "benchmarks", "suites")
+_SECTIONS = ("data_root", "machine", "deployments", "models", "watched", "benchmarks", "suites")
 
 
 class Config(SpecRecord):
@@ -55,6 +57,7 @@ class Config(SpecRecord):
     path: Path
     folder: Path
     data_root: Path
+    machine: Machine
     deployments: dict[str, Deployment]
     models: dict[str, ModelEntry]
     watched: tuple[WatchedRoot, ...]
@@ -146,6 +149,7 @@ def config_schema() -> dict[str, Any]:
     ]
     properties = {
         "data_root": {"type": "string", "default": "data", "description": "The folder of the record."},
+        "machine": {"anyOf": [schema(Machine), {"type": "null"}]},
         "deployments": named({"oneOf": deployments}),
         "models": named(schema(ModelEntry)),
         "watched": {"type": ["array", "null"], "items": schema(WatchedRoot)},
@@ -174,6 +178,11 @@ class _Reader:
             return None
         return self._absolute(Path(value))
 
+    def machine(self) -> Machine | None:
+        given = self.source.data.get("machine") or {}
+        found = self.source.read(Machine, ("machine",), given)
+        return found and found.model_copy(update={"folder": self._absolute(found.folder)})
+
     def deployments(self) -> dict[str, Deployment]:
         for name, value in self.source.mapping("deployments").items():
             self._check_name("deployments", name)
@@ -191,6 +200,9 @@ class _Reader:
         # Without its backend nobody can say which of the other keys are right.
         spec = self.source.read(module.Spec, loc, own, also=fields) if module else None
         if head is None or module is None or spec is None:
+            return None
+        if hasattr(module, "bind") and head.replicas > 1:
+            self.source.report((*loc, "replicas"), "someone else runs its servers: list their addresses in `base_urls`")
             return None
         needs_weights = bool(getattr(module, "NEEDS_WEIGHTS", head.backend != "hosted"))
         return Deployment(name=name, spec=spec, needs_weights=needs_weights, **dict(head))

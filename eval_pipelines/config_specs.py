@@ -3,7 +3,9 @@
 `config.py` reads the file, resolves paths and checks that names which are referred to exist.
 """
 
+import os
 import re
+import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
@@ -46,6 +48,34 @@ def _whole_number_as_text(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+class Machine(SpecRecord):
+    """The machine that serves: what every project and process on it shares."""
+
+    gpus: Literal["auto"] | tuple[str, ...] = Field(
+        default="auto", description="How many, or their indexes or UUIDs; default: as the driver's tool tells."
+    )
+    folder: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / f"eval-pipelines-{os.getuid()}",
+        description="Where the GPUs and ports in use are noted. All who use the same GPUs must name the same folder.",
+    )
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _as_names(cls, gpus: Any) -> Any:
+        if isinstance(gpus, int) and not isinstance(gpus, bool):
+            return tuple(str(index) for index in range(gpus))
+        return tuple(str(gpu) for gpu in gpus) if isinstance(gpus, list | tuple) else gpus
+
+    @field_validator("gpus")
+    @classmethod
+    def _are_names(cls, gpus: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(gpus, tuple) and (
+            len({*gpus}) < len(gpus) or not all(re.fullmatch(r"[\w.:-]+", g) for g in gpus)
+        ):
+            raise ValueError("must be a number, a list of different indexes or UUIDs, or auto")
+        return gpus
+
+
 class DeploymentFields(SpecRecord):
     """What every deployment has, whatever its backend."""
 
@@ -54,6 +84,11 @@ class DeploymentFields(SpecRecord):
     keep_warm_s: float = Field(default=60, ge=0, description="Seconds a server we started outlives its last lease.")
     ready_timeout_s: float = Field(default=300, gt=0, description="Seconds a server may take until it answers.")
     request_timeout_s: float = Field(default=300, gt=0, description="Seconds one attempt may take.")
+    replicas: int = Field(default=1, ge=1, le=256, description="Servers to start, each with GPUs of its own.")
+    gpus: int | None = Field(
+        default=None, ge=0, description="GPUs of one server; default: as its parallelism says. 0: it runs on a CPU."
+    )
+    max_restarts: int = Field(default=2, ge=0, description="How often a server that died while it was used comes back.")
     env: dict[str, Annotated[str, AfterValidator(_literal)]] = Field(
         default_factory=dict, description="Added to the server's environment, literally. No secrets."
     )
@@ -65,6 +100,11 @@ class Deployment(DeploymentFields):
     name: str
     spec: SerializeAsAny[BaseModel] = Field(description="The backend's own options, an instance of its `Spec`.")
     needs_weights: bool = Field(description="False where someone else serves the model.")
+
+    @property
+    def n_gpus(self) -> int:
+        """GPUs of one server: as declared, else what its parallelism multiplies to."""
+        return self.gpus if self.gpus is not None else int(getattr(self.spec, "n_gpus", 0))
 
     @property
     def options(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from eval_pipelines.config import Config
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.records import utc_now
-from eval_pipelines.serving.keeper import die_with_parent
+from eval_pipelines.serving.guard import die_with_parent
 from eval_pipelines.serving.locks import FileLock
 from eval_pipelines.warehouse.publish import unpublished_files
 

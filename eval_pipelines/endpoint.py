@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
 
 CAPABILITIES = ("chat", "completions", "echo_logprobs", "top_logprobs")
 
@@ -21,6 +23,19 @@ class Replica:
     metrics_url: str | None = None
 
 
+class Watch(Protocol):
+    """Who knows whether the servers of an endpoint live."""
+
+    n_restarts: int
+
+    async def settle(self) -> int:
+        """Wait until a server answers again, after a request to it had failed. Returns `n_restarts` as it is then.
+
+        Raises:
+            ServingError: none will come back; carries the last words of the one that died.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """What a lease yields. An asset never sees an address it did not lease.
@@ -35,6 +50,8 @@ class Endpoint:
         path_suffix: Ends every route; some servers answer only with a trailing slash.
         replicas: All servers that answer; empty means the one at `url`.
         metric_names: Our name of a server metric → its name in the server's Prometheus metrics.
+        log_path: What the first server prints; None where someone else runs it.
+        watch: Who knows whether our servers live; None where someone else runs them.
     """
 
     url: str
@@ -49,6 +66,8 @@ class Endpoint:
     path_suffix: str = ""
     replicas: tuple[Replica, ...] = ()
     metric_names: Mapping[str, str] = field(default_factory=dict)
+    log_path: Path | None = None
+    watch: Watch | None = field(default=None, repr=False, compare=False)
 
     @property
     def addresses(self) -> tuple[Replica, ...]:

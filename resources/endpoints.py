@@ -1,7 +1,7 @@
 """Leases on model endpoints."""
 
 import os
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,14 +15,14 @@ from eval_pipelines.models import Model, resolve
 from resources.config import ConfiguredResource
 
 if TYPE_CHECKING:
-    from eval_pipelines.serving.locks import FileLock
+    from eval_pipelines.serving.room import Hold
 
 
 class EndpointsResource(ConfiguredResource):
     """Leases on model endpoints. An asset never sees an address it did not lease."""
 
     # server → lock: a run grades between two benchmarks, and its server must outlast that
-    _held: dict[Model, "FileLock"] | None = PrivateAttr(default=None)
+    _held: dict[Model, "Hold"] | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - as Dagster calls it
         """From here to the end of the run, a server that was leased once stays."""
@@ -39,7 +39,9 @@ class EndpointsResource(ConfiguredResource):
         return resolve(self.config, ModelKey.parse(key))
 
     @asynccontextmanager
-    async def lease(self, model: Model, *, needs: Collection[str]) -> AsyncIterator[Endpoint]:
+    async def lease(
+        self, model: Model, *, needs: Collection[str], who: str = "", on_wait: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator[Endpoint]:
         """Borrow an endpoint that serves `model`. Raises StartError, NotReadyError, WrongModelError, UnsupportedError."""
         # the HTTP stack: only a step that asks pays for it
         from eval_pipelines.serving.lease import hold, lease
@@ -48,12 +50,21 @@ class EndpointsResource(ConfiguredResource):
         # Keys are read by the name that the configuration gives, at the moment a lease needs them.
         leases = config.data_root / "leases"
         deployment = config.deployment(model.deployment)
-        async with lease(model, deployment, needs=needs, leases=leases, secrets_=os.environ) as endpoint:
+        async with lease(
+            model,
+            deployment,
+            needs=needs,
+            leases=leases,
+            secrets_=os.environ,
+            machine=config.machine,
+            who=who,
+            on_wait=on_wait,
+        ) as endpoint:
             if resolve(config, model.key).fingerprint != model.fingerprint:
                 raise ServingError(
                     f"{model.key}: its weights were overwritten while the server loaded them. Nothing was asked; "
                     f"materialize again once they are finished."
                 )
-            if self._held is not None and deployment.needs_weights and model not in self._held:
-                self._held[model] = hold(model, deployment, leases=leases)
+            if self._held is not None and endpoint.watch is not None and model not in self._held:
+                self._held[model] = hold(model, deployment, leases=leases, who=who)
             yield endpoint

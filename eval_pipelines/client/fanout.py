@@ -16,6 +16,7 @@ import httpx
 from eval_pipelines.client import failures
 from eval_pipelines.client.dialects import dialect
 from eval_pipelines.client.journal import Journal
+from eval_pipelines.client.routing import Router
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import EvalPipelinesError
@@ -112,7 +113,7 @@ async def ask(
 
     Cancelling cancels what is in flight; nothing keeps running, and what was answered stays answered.
     """
-    run = _Run(endpoint, journal, limits, on_outcome, AskReport(n_requests=n_requests))
+    run = _Run(endpoint, journal, limits, on_outcome, AskReport(n_requests=n_requests), Router(endpoint.addresses))
     started = time.perf_counter()
     source = iter(requests)
     n_workers = min(limits.max_in_flight, endpoint.max_in_flight, max(n_requests, 1))
@@ -144,6 +145,7 @@ class _Run:
     limits: Limits
     on_outcome: Outcome
     report: AskReport
+    _router: Router
     _dialects: dict[str, ModuleType] = field(default_factory=dict)
 
     async def work(self, client: httpx.AsyncClient, source: Iterator[Request]) -> None:
@@ -162,33 +164,55 @@ class _Run:
         return self.report.n_failed > max(allowed, _MIN_FAILURES_TO_STOP)
 
     async def _until_final(self, client: httpx.AsyncClient, request: Request) -> Response:
-        spoken = self._dialect(request.operation)
-        url = f"{self.endpoint.url}{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
+        spoken, watch, router = self._dialect(request.operation), self.endpoint.watch, self._router
+        path = f"{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
         body = json.dumps(spoken.body(request, self.endpoint.served_name), ensure_ascii=False).encode()
+        tried: set[int] = set()
+        n_excused = 0
         for n_attempts in itertools.count(1):
+            n_restarts = watch.n_restarts if watch else 0
+            # the choices of one question share its text
+            index, replica = router.begin(request.sample_id, tried=tried)
             asked_at, started = utc_now(), time.perf_counter()
-            told: dict[str, Any]
+            told: dict[str, Any] = {}
+            wait_s = None
             try:
-                told = spoken.read(request, await post(client, url, body))
-                wait_s = None
+                told = spoken.read(request, await post(client, replica.url + path, body))
             except failures.NoAnswer as no_answer:
                 told = {"failure": no_answer.failure}
                 wait_s = no_answer.retry_after_s
+            finally:
+                router.end(index, is_answer="failure" not in told, is_gone=_is_gone(told))
             if "top_logprobs" not in self.endpoint.offers:
                 told.pop("is_greedy", None)
             latency_s = time.perf_counter() - started
             failed = told.get("failure")
-            if failed is None or failed.kind not in failures.RETRYABLE or n_attempts >= self.limits.max_attempts:
-                return Response(
-                    request_digest=request.digest, n_attempts=n_attempts, latency_s=latency_s, asked_at=asked_at, **told
-                )
-            await asyncio.sleep(self.limits.backoff.wait_s(n_attempts, wait_s, random.random()))
+            if failed is not None and failed.kind in failures.RETRYABLE:
+                tried.add(index)
+                if watch and not router.has_other(tried) and await watch.settle() != n_restarts:
+                    n_excused += 1  # the server had died: that says nothing of the request
+                    tried.clear()
+                    continue
+                if n_attempts - n_excused < self.limits.max_attempts:
+                    if not router.has_other(tried):
+                        tried.clear()
+                        wait_s = self.limits.backoff.wait_s(n_attempts - n_excused, wait_s, random.random())
+                        await asyncio.sleep(wait_s)
+                    continue
+            return Response(
+                request_digest=request.digest, n_attempts=n_attempts, latency_s=latency_s, asked_at=asked_at, **told
+            )
         raise AssertionError("unreachable: the loop above only ends by returning")
 
     def _dialect(self, operation: str) -> ModuleType:
         if operation not in self._dialects:
             self._dialects[operation] = dialect(self.endpoint.protocol, operation)
         return self._dialects[operation]
+
+
+def _is_gone(told: dict[str, Any]) -> bool:
+    failed = told.get("failure")
+    return failed is not None and failed.kind is FailureKind.CONNECTION
 
 
 async def post(client: httpx.AsyncClient, url: str, body: bytes) -> dict[str, Any]:

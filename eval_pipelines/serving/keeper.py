@@ -1,67 +1,165 @@
-"""The process that owns one server's life: `python -m eval_pipelines.serving.keeper FOLDER`.
+"""The process that owns the servers of one order: `python -m eval_pipelines.serving.keeper FOLDER FD,FD…`.
 
-It outlives the run that started it, so that other steps and runs can share the server, and ends when nobody
-has leased the server for `keep_warm_s`, when the server ends, or when it is told to (SIGTERM). The server dies
-with it, even by kill -9.
+It outlives the run that started it, so that other steps and runs can share the servers. It starts a server that died
+again, up to `max_restarts` times, and ends when nobody has leased them for `keep_warm_s`, at once when nobody does
+and another model waits for their GPUs, or when it is told to (SIGTERM). The servers die with it, even by kill -9.
+
+The open files it inherits are the locks of the servers' GPUs and ports.
 """
 
-import ctypes
 import os
+import select
+import shutil
 import signal
-import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from eval_pipelines.records import utc_now
+from eval_pipelines.serving import gpus, guard
+from eval_pipelines.serving.guard import Guard
 from eval_pipelines.serving.locks import FileLock
-from eval_pipelines.serving.room import Exited, Order, Room, Running
+from eval_pipelines.serving.room import Exited, Order, Room, Running, ServerState
 
-_GRACE_S = 12.0
-_LOCK_TIMEOUT_S = 4.0
+_LOCK_TIMEOUT_S = 60.0  # an earlier keeper may still be stopping its servers
+_STOP_TIMEOUT_S = 45.0
 _TICK_S = 0.25
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+_MAX_LOG_BYTES = 64 * 2**20
+_N_OLD_LOGS = 4
 
 
-def keep(folder: Path) -> int:
-    """Run the ordered server until nobody needs it. Returns the keeper's exit status."""
+class Keeper:
+    """Runs one order until nobody needs it."""
+
+    def __init__(self, room: Room, order: Order, claims: Collection[int]) -> None:
+        self.room, self.order, self.claims = room, order, claims
+        self.started_at = utc_now().isoformat(timespec="seconds")
+        self.n_starts = [0] * len(order.servers)
+        self.guards: list[Guard | None] = [None] * len(order.servers)
+        self.returncodes: list[int | None] = [None] * len(order.servers)
+        self.told_to_stop: list[int] = []
+        self.idle_since: float | None = None
+        self.is_stopped = False
+
+    def run(self) -> None:
+        """Start all servers, watch them, and stop what is left of them in the end."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda received, _frame: self.told_to_stop.append(received))
+        guard.become_subreaper()
+        try:
+            for index in range(len(self.guards)):
+                self._start(index)
+            self._say()
+            while self._goes_on():
+                lines = [one.line for one in self.guards if one is not None]
+                select.select(lines, [], [], _TICK_S)
+                self._look()
+                self._cut_logs()
+        finally:
+            self._stop()
+
+    def _start(self, index: int) -> None:
+        self.n_starts[index] += 1
+        log = self.room.log(index)
+        _set_aside(log)
+        mark = f"{self.room.folder}:{self.order.generation}"
+        self.guards[index] = guard.start(self.order.servers[index], log=log, mark=mark, keep=self.claims)
+
+    def _look(self) -> None:
+        """Take in what happened; start again what died after it had been seen to work."""
+        before = self._state()
+        for index, one in enumerate(self.guards):
+            if one is None:
+                continue
+            one.listen()
+            if one.returncode is None:
+                continue
+            self.guards[index], self.returncodes[index] = None, one.returncode
+            may_restart = self.n_starts[index] <= self.order.max_restarts
+            if may_restart and not self.told_to_stop and self.room.is_ready(self.order.generation):
+                self._start(index)
+        if self._state() != before:
+            self._say()
+
+    def _goes_on(self) -> bool:
+        if self.told_to_stop or not any(self.guards):
+            return False
+        if None in self.guards and not self.room.is_ready(self.order.generation):
+            return False  # one replica cannot start: it is the same for all of them
+        with self.room.lock("start") as start, self.room.lock("holders") as holders:
+            if not (start.try_acquire() and holders.try_acquire()):
+                self.idle_since = None
+                return True
+            self.idle_since = self.idle_since or time.monotonic()
+            is_wanted = any(server.gpus for server in self.order.servers) and gpus.is_anyone_waiting(
+                Path(self.order.machine)
+            )
+            if is_wanted or time.monotonic() - self.idle_since >= self.order.keep_warm_s:
+                self._stop()  # still holding both locks: who comes now waits, then starts new ones
+                return False
+            return True
+
+    def _stop(self) -> None:
+        if self.is_stopped:
+            return
+        self.is_stopped = True
+        self.room.forget_servers()
+        was_stopped = any(self.guards)
+        for one in self.guards:
+            if one is not None:
+                one.stop()
+        deadline = time.monotonic() + _STOP_TIMEOUT_S
+        while any(one is not None and one.returncode is None for one in self.guards) and time.monotonic() < deadline:
+            select.select([one.line for one in self.guards if one and one.line.fileno() >= 0], [], [], _TICK_S)
+            for one in self.guards:
+                if one is not None:
+                    one.listen()
+        for index, one in enumerate(self.guards):
+            if one is not None:
+                self.returncodes[index] = one.returncode
+                one.close()
+        self.guards = []
+        guard.sweep()
+        returncode = next((code for code in self.returncodes if code), 0)
+        self.room.write(Exited(generation=self.order.generation, returncode=returncode, was_stopped=was_stopped))
+
+    def _state(self) -> list[ServerState]:
+        return [
+            ServerState(pid=one.server_pid if one else None, n_starts=n_starts, returncode=None if one else code)
+            for one, n_starts, code in zip(self.guards, self.n_starts, self.returncodes, strict=True)
+        ]
+
+    def _say(self) -> None:
+        state = self._state()
+        self.room.write(
+            Running(
+                generation=self.order.generation,
+                keeper_pid=os.getpid(),
+                started_at=self.started_at,
+                servers=state,
+            )
+        )
+
+    def _cut_logs(self) -> None:
+        """Move the text of a log that grew too long aside. The server goes on writing into the same file."""
+        for index in range(len(self.guards)):
+            log = self.room.log(index)
+            if log.exists() and log.stat().st_size > _MAX_LOG_BYTES:
+                _make_way(log)
+                shutil.copyfile(log, log.with_suffix(".log.1"))
+                os.truncate(log, 0)
+
+
+def keep(folder: Path, claims: Collection[int]) -> int:
+    """Run the ordered servers until nobody needs them. Returns the keeper's exit status."""
     room = Room(folder)
     order = room.order()
     with room.lock("keeper") as alive:
         if order is None or not _acquire(alive):
             return 1
-        told_to_stop: list[int] = []
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, _frame: told_to_stop.append(received))
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        try:
-            server = _start(room, order)
-        except OSError as error:
-            room.log.write_text(f"cannot start {order.argv[0]!r}: {error}\n")
-            room.write(Exited(generation=order.generation, returncode=127, was_stopped=False))
-            return 1
-        room.write(
-            Running(
-                generation=order.generation,
-                keeper_pid=os.getpid(),
-                server_pid=server.pid,
-                started_at=utc_now().isoformat(),
-            )
-        )
-        idle_since: float | None = None
-        while server.poll() is None and not told_to_stop:
-            with room.lock("start") as start, room.lock("holders") as holders:
-                if start.try_acquire() and holders.try_acquire():
-                    idle_since = idle_since or time.monotonic()
-                    if time.monotonic() - idle_since >= order.keep_warm_s:
-                        room.forget_server()  # still holding both locks: who comes now starts a new one
-                        return _stop(room, order, server)
-                else:
-                    idle_since = None
-            time.sleep(_TICK_S)
-        room.forget_server()
-        return _stop(room, order, server, was_stopped=bool(told_to_stop))
+        Keeper(room, order, claims).run()
+    return 0
 
 
 def _acquire(alive: FileLock) -> bool:
@@ -74,49 +172,18 @@ def _acquire(alive: FileLock) -> bool:
     return True
 
 
-def _start(room: Room, order: Order) -> "subprocess.Popen[bytes]":
-    if room.log.exists():
-        room.log.replace(room.log.with_suffix(".log.1"))
-    with room.log.open("wb") as log:
-        return subprocess.Popen(
-            order.argv,
-            env={**os.environ, **order.env},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=lambda: die_with_parent(signal.SIGKILL),
-        )
+def _set_aside(log: Path) -> None:
+    """An earlier server's log becomes `.log.1`, that one `.log.2` …"""
+    if log.exists():
+        _make_way(log)
+        log.rename(log.with_suffix(".log.1"))
 
 
-def _stop(room: Room, order: Order, server: "subprocess.Popen[bytes]", *, was_stopped: bool = True) -> int:
-    """TERM, a grace period, then KILL, each to the server's whole group."""
-    for number, wait_s in ((signal.SIGTERM, _GRACE_S), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(server.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            server.wait(wait_s)
-        except subprocess.TimeoutExpired:
-            continue
-    returncode = server.poll()
-    room.write(
-        Exited(
-            generation=order.generation, returncode=-9 if returncode is None else returncode, was_stopped=was_stopped
-        )
-    )
-    return 0
-
-
-def die_with_parent(number: signal.Signals) -> None:
-    """In a child before it becomes its program: be sent this signal when the parent dies, however it dies."""
-    _prctl(_PR_SET_PDEATHSIG, number)
-
-
-def _prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+def _make_way(log: Path) -> None:
+    for n in range(_N_OLD_LOGS, 0, -1):
+        older = log.with_suffix(f".log.{n}")
+        if older.exists():
+            older.replace(log.with_suffix(f".log.{n + 1}")) if n < _N_OLD_LOGS else older.unlink()
 
 
 def main() -> None:
@@ -124,7 +191,8 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
-    sys.exit(keep(Path(sys.argv[1])))
+    claims = [int(fd) for fd in sys.argv[2].split(",") if fd] if len(sys.argv) > 2 else []
+    sys.exit(keep(Path(sys.argv[1]), claims))
 
 
 if __name__ == "__main__":

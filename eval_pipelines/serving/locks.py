@@ -1,4 +1,4 @@
-"""Advisory file locks that the kernel releases when their holder dies, however it dies."""
+"""Advisory file locks that the kernel releases when their last holder dies, however it dies."""
 
 import asyncio
 import fcntl
@@ -14,6 +14,13 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd: int | None = None
+
+    @property
+    def fd(self) -> int:
+        """The open file of a held lock. A process that inherits it holds the lock too, until both have closed it."""
+        if self._fd is None:
+            raise ValueError(f"{self.path} is not held")
+        return self._fd
 
     def try_acquire(self, *, shared: bool = False) -> bool:
         """Take the lock without waiting; True if it is held now."""

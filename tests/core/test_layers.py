@@ -18,7 +18,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # files of the core's folder that bind it to Dagster or to a terminal
 SWITCHBOARD = {"definitions", "cli", "cells", "demo", "home"}
-READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/keeper.py"}
+READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/guard.py"}
 SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models"}
 ARROWS = {
     "benchmarks": {"scoring"},
@@ -216,7 +216,7 @@ ALLOWED: list[tuple[Callable[[Path], list[str]], str, str]] = [
     (arrow_breaches, "eval_pipelines/serving/backends/x.py", "from . import Model\nfrom ...client import probe\n"),
     (arrow_breaches, "eval_pipelines/embedded/x.py", "from eval_pipelines.embedded.errors import BadRequest\n"),
     (arrow_breaches, "eval_pipelines/warehouse/x.py", "from dbt_like_sql import load\n"),
-    (environment_breaches, "eval_pipelines/serving/keeper.py", "import os\nhere = dict(os.environ)\n"),
+    (environment_breaches, "eval_pipelines/serving/guard.py", "import os\nhere = dict(os.environ)\n"),
     (environment_breaches, "eval_pipelines/embedded/cli.py", "import os\nkey = os.environ.get('KEY')\n"),
     (too_long, "assets/x.py", "x = 1\n" * 300),
     (too_long, "assets/x.py", "def f():\n" + "    x = 1\n" * 59),

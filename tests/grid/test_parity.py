@@ -45,7 +45,7 @@ def lm_eval_scores(folder: Path, room: Room, task: str, model: str, route: str, 
     order = room.order()
     command = [
         sys.executable, "-m", "lm_eval", "run", "--model", model, "--include_path", str(folder), "--tasks", task,
-        "--model_args", f"model={KEY},base_url={order.url}/{route},num_concurrent=8,max_length=2048",
+        "--model_args", f"model={KEY},base_url={order.servers[0].url}/{route},num_concurrent=8,max_length=2048",
         "--limit", str(n), "--log_samples", "--output_path", str(folder / "out"), *options,
     ]  # fmt: skip
     env = {**os.environ, "OPENAI_API_KEY": order.api_key, "HF_HUB_OFFLINE": "1"}

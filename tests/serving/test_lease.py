@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eval_pipelines.config import Config
+from eval_pipelines.config import Config, Machine
 from eval_pipelines.errors import (
     ConfigError,
     NotReadyError,
@@ -43,11 +43,14 @@ def deployment(text: str = "", *, argv: list[str] | None = None, keep_warm_s: fl
 
 
 def borrow(tmp_path: Path, how=None, model: Model = MODEL, needs=("chat",), secrets=None):
-    return lease(model, how or deployment(), needs=needs, leases=tmp_path, secrets_=secrets or {})
+    machine = Machine(folder=tmp_path / "machine")
+    return lease(
+        model, how or deployment(), needs=needs, leases=tmp_path / "leases", secrets_=secrets or {}, machine=machine
+    )
 
 
 def room_of(tmp_path: Path, how=None) -> Room:
-    return Room(tmp_path / server_id(MODEL, how or deployment()))
+    return Room(tmp_path / "leases" / server_id(MODEL, how or deployment()))
 
 
 def is_alive(pid: int) -> bool:
@@ -68,7 +71,7 @@ async def test_a_lease_answers_for_its_model_and_the_server_goes_when_nobody_nee
         assert endpoint.offers == {"chat"}
         running = room_of(tmp_path).running()
         assert running is not None
-    await until(lambda: not is_alive(running.server_pid) and not is_alive(running.keeper_pid))
+    await until(lambda: not is_alive(running.servers[0].pid) and not is_alive(running.keeper_pid))
 
 
 async def test_the_server_stays_while_a_second_lease_holds_it(tmp_path) -> None:
@@ -77,7 +80,7 @@ async def test_the_server_stays_while_a_second_lease_holds_it(tmp_path) -> None:
         async with borrow(tmp_path) as second:
             assert second.url == first.url
         await asyncio.sleep(1.5)
-        assert is_alive(running.server_pid)
+        assert is_alive(running.servers[0].pid)
 
 
 async def test_eight_processes_that_ask_at_once_start_one_server(tmp_path) -> None:
@@ -88,7 +91,7 @@ async def test_eight_processes_that_ask_at_once_start_one_server(tmp_path) -> No
         from test_lease import borrow, room_of
         async def main():
             async with borrow(Path({str(tmp_path)!r})) as endpoint:
-                print(endpoint.url, room_of(Path({str(tmp_path)!r})).running().server_pid)
+                print(endpoint.url, room_of(Path({str(tmp_path)!r})).running().servers[0].pid)
                 await asyncio.sleep(0.5)
         asyncio.run(main())
     """)
@@ -116,16 +119,16 @@ async def test_a_holder_killed_with_kill_9_leaves_no_server_behind(tmp_path) -> 
         assert holder.stdout.readline().strip() == "held"
         running = room_of(tmp_path).running()
         holder.kill()
-    await until(lambda: not is_alive(running.server_pid) and not is_alive(running.keeper_pid))
+    await until(lambda: not is_alive(running.servers[0].pid) and not is_alive(running.keeper_pid))
 
 
 async def test_a_keeper_killed_with_kill_9_takes_its_server_along_and_the_next_lease_starts_a_new_one(tmp_path) -> None:
     async with borrow(tmp_path):
         first = room_of(tmp_path).running()
     os.kill(first.keeper_pid, signal.SIGKILL)
-    await until(lambda: not is_alive(first.server_pid))
+    await until(lambda: not is_alive(first.servers[0].pid))
     async with borrow(tmp_path):
-        assert room_of(tmp_path).running().server_pid != first.server_pid
+        assert room_of(tmp_path).running().servers[0].pid != first.servers[0].pid
 
 
 async def test_overwritten_weights_get_a_server_of_their_own(tmp_path) -> None:
@@ -142,7 +145,7 @@ async def test_a_server_that_dies_at_start_shows_its_last_lines_and_the_likely_c
     assert "ended with status 3" in message
     assert "No module named torch" in message
     assert "Likely cause: a Python package is missing" in message
-    assert "server.log" in message
+    assert "server-0.log" in message
 
 
 async def test_a_program_that_is_not_there_is_named(tmp_path) -> None:
@@ -183,7 +186,7 @@ async def test_the_servers_key_is_in_no_argument_list(tmp_path) -> None:
     async with borrow(tmp_path, how) as endpoint:
         key = endpoint.headers["authorization"].removeprefix("Bearer ")
         running = room_of(tmp_path, how).running()
-        arguments = [psutil.Process(pid).cmdline() for pid in (running.server_pid, running.keeper_pid)]
+        arguments = [psutil.Process(pid).cmdline() for pid in (running.servers[0].pid, running.keeper_pid)]
         assert not any(key in part for line in arguments for part in line)
         assert key not in repr(endpoint)
         notes = room_of(tmp_path, how).folder / "order.json"

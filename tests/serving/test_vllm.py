@@ -77,7 +77,7 @@ async def answers(requests: Iterable[Request], endpoint: Endpoint, folder: Path)
 
 
 def processes(running: Running) -> set[psutil.Process]:
-    server = psutil.Process(running.server_pid)
+    server = psutil.Process(running.servers[0].pid)
     return {server, psutil.Process(running.keeper_pid), *server.children(recursive=True)}
 
 

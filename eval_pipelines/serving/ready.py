@@ -1,0 +1,103 @@
+"""See an endpoint work before the first request is asked of it."""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+
+from eval_pipelines.client import probe
+from eval_pipelines.client.transport import open_client
+from eval_pipelines.config import Deployment
+from eval_pipelines.endpoint import Endpoint, Replica
+from eval_pipelines.errors import ConfigError, NotReadyError, ServingError, UnsupportedError, WrongModelError
+from eval_pipelines.records import FailureKind
+from eval_pipelines.serving.backends import Binding
+
+
+async def bound(
+    binding: Binding, deployment: Deployment, needs: Collection[str], secrets_: Mapping[str, str]
+) -> Endpoint:
+    """The endpoint at an address that someone else runs, seen to work."""
+    headers = {name.lower(): value for name, value in binding.headers.items()}
+    if binding.key_env:
+        key = secrets_.get(binding.key_env, "")
+        if not key:
+            raise ConfigError(
+                f"the environment variable {binding.key_env} is not set, and the deployment names it in api_key_env. "
+                f"Set it where Dagster runs (for example in .env), then try again."
+            )
+        headers[binding.key_header] = binding.key_prefix + key
+    endpoint = Endpoint(
+        url=binding.urls[0],
+        served_name=binding.served_name,
+        backend=deployment.backend,
+        max_in_flight=deployment.max_in_flight,
+        request_timeout_s=deployment.request_timeout_s,
+        headers=headers,
+        protocol=binding.protocol,
+        path_suffix=binding.path_suffix,
+        replicas=tuple(Replica(url, headers) for url in binding.urls),
+    )
+    return await seen_to_work(endpoint, needs, where=binding.urls[0], key_env=binding.key_env)
+
+
+async def seen_to_work(
+    endpoint: Endpoint, needs: Collection[str], *, where: str, log: Path | None = None, key_env: str | None = None
+) -> Endpoint:
+    """The endpoint with the capabilities that were seen to work, at each of its addresses.
+
+    Raises:
+        WrongModelError: an address answers for another model.
+        NotReadyError: it does not answer a first request.
+        UnsupportedError: it answers, but cannot do what is needed.
+    """
+    async with open_client(endpoint) as client:
+        several = len(endpoint.addresses) > 1
+        checks = (
+            _check(client, replace(endpoint, url=one.url), needs, one.url if several else where, log, key_env)
+            for one in endpoint.addresses
+        )
+        await asyncio.gather(*checks)
+        version = await _version(client, endpoint)
+    return replace(endpoint, offers=frozenset(needs), server_version=version)
+
+
+async def _check(
+    client: httpx.AsyncClient,
+    endpoint: Endpoint,
+    needs: Collection[str],
+    where: str,
+    log: Path | None,
+    key_env: str | None,
+) -> None:
+    names = await probe.served_names(client, endpoint)
+    if names is not None and endpoint.served_name not in names:
+        raise WrongModelError(
+            f"{where} serves {', '.join(names) or 'no model'}, not {endpoint.served_name!r}. "
+            f"Set `served_name` to the name it knows the model by."
+        )
+    for capability in sorted({*needs}):
+        failed = await probe.try_capability(client, endpoint, capability)
+        if failed is None:
+            continue
+        if failed.http_status in (401, 403):
+            key = f"the key in {key_env}" if key_env else "a request without a key (name its variable in api_key_env)"
+            raise ServingError(f"{where} refused {key}: HTTP {failed.http_status}: {failed.message}")
+        if failed.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.OVERLOADED):
+            seen = f"; its log: {log}" if log else ""
+            raise NotReadyError(f"{where} did not answer a first {capability} request: {failed.message}{seen}")
+        raise UnsupportedError(
+            f"{where} cannot do {capability!r}, which is needed here: {failed.message}. Nothing was asked. "
+            f"Use a deployment that can, or set `protocol` of the benchmark to what this one speaks."
+        )
+
+
+async def _version(client: httpx.AsyncClient, endpoint: Endpoint) -> str | None:
+    try:
+        reply = await client.get(f"{endpoint.url.removesuffix('/v1')}/version")
+        told = reply.json() if reply.is_success else {}
+        return " ".join(str(told[name]) for name in ("version", "engine") if name in told) or None
+    except (httpx.HTTPError, ValueError, TypeError):
+        return None

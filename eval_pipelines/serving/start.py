@@ -1,0 +1,123 @@
+"""Have a keeper start the servers of one model: claims first, then the order, then the keeper."""
+
+import asyncio
+import secrets
+import sys
+import time
+from collections.abc import Callable, Mapping
+from types import ModuleType
+
+from eval_pipelines.config import Deployment, Machine
+from eval_pipelines.errors import StartError
+from eval_pipelines.models import Model
+from eval_pipelines.serving import gpus, ports
+from eval_pipelines.serving.backends import ServerCommand
+from eval_pipelines.serving.locks import FileLock
+from eval_pipelines.serving.room import Order, Room, ServerOrder
+
+HOST = "127.0.0.1"
+_KEEPER_TIMEOUT_S = 75.0
+
+
+async def start(
+    room: Room,
+    backend: ModuleType,
+    model: Model,
+    deployment: Deployment,
+    *,
+    machine: Machine,
+    environ: Mapping[str, str],
+    on_wait: Callable[[str], None],
+) -> None:
+    """Write an order and start a keeper on it; returns once it has taken over. Call it with the start lock held.
+
+    Raises:
+        ConfigError: the deployment cannot serve this model, needs more GPUs than there are, or its port is taken.
+        StartError: the keeper did not take over.
+    """
+    machine.folder.mkdir(parents=True, exist_ok=True)
+    claims: list[FileLock] = []
+    try:
+        n_gpus = deployment.n_gpus
+        known = await asyncio.to_thread(gpus.devices, machine, environ) if n_gpus else ()
+        gpus.check_demand(n_gpus, deployment.replicas, deployment.spec, known, deployment=model.deployment)
+        wanted = n_gpus * deployment.replicas
+        held_gpus = await gpus.claim(wanted, known, folder=machine.folder, who=str(model.key), on_wait=on_wait)
+        claims += held_gpus
+        servers, api_key = [], secrets.token_urlsafe(24)
+        for index in range(deployment.replicas):
+            held_ports = _reserve_ports(room, backend, model, deployment, machine, index)
+            claims += held_ports
+            mine = [gpus.name(lock) for lock in held_gpus[index * n_gpus : (index + 1) * n_gpus]]
+            command: ServerCommand = backend.command(
+                deployment.spec, model, host=HOST, port=ports.number(held_ports[0])
+            )
+            servers.append(_server(command, deployment, ports.number(held_ports[0]), mine, api_key))
+        order = Order(
+            generation=secrets.token_hex(8),
+            model_key=str(model.key),
+            deployment=model.deployment,
+            servers=servers,
+            api_key=api_key if command.key_env else None,
+            keep_warm_s=deployment.keep_warm_s,
+            max_restarts=deployment.max_restarts,
+            machine=str(machine.folder),
+        )
+        await _hand_over(room, order, claims)
+    finally:
+        for lock in claims:  # the keeper inherited them
+            lock.release()
+
+
+def _reserve_ports(
+    room: Room, backend: ModuleType, model: Model, deployment: Deployment, machine: Machine, index: int
+) -> list[FileLock]:
+    n_ports = int(getattr(backend, "N_PORTS", 1))
+    chosen = getattr(deployment.spec, "port", None)
+    if chosen is not None:
+        first = chosen + index * n_ports
+        return ports.reserve_fixed(first, n_ports, host=HOST, folder=machine.folder, deployment=model.deployment)
+    return ports.reserve(n_ports, host=HOST, folder=machine.folder, hint=f"{room.folder.name}-{index}")
+
+
+def _server(command: ServerCommand, deployment: Deployment, port: int, mine: list[str], api_key: str) -> ServerOrder:
+    root = f"http://{HOST}:{port}"
+    env = {**command.env, **deployment.env}
+    if command.key_env:
+        env[command.key_env] = api_key
+    if mine or deployment.gpus == 0:
+        # by bus, as the driver's tool counts them
+        env |= {"CUDA_VISIBLE_DEVICES": ",".join(mine), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    metrics = f"http://{HOST}:{port + command.metrics_port}{command.metrics_path}" if command.metrics_path else None
+    return ServerOrder(
+        argv=list(command.argv),
+        env=env,
+        url=root + command.base_path,
+        health_url=root + command.health_path,
+        metrics_url=metrics,
+        gpus=mine,
+    )
+
+
+async def _hand_over(room: Room, order: Order, claims: list[FileLock]) -> None:
+    room.forget_servers()
+    room.write(order)
+    fds = tuple(lock.fd for lock in claims)
+    argv = [sys.executable, "-m", "eval_pipelines.serving.keeper", str(room.folder), ",".join(map(str, fds))]
+    with (room.folder / "keeper.log").open("ab") as log:
+        # whoever reads our output must not wait for a process that outlives us
+        keeper = await asyncio.create_subprocess_exec(
+            *argv, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds
+        )
+    await keeper.wait()  # it detaches at once
+    # who comes next must find the keeper at work, or it would start another
+    deadline = time.monotonic() + _KEEPER_TIMEOUT_S
+    while time.monotonic() < deadline:
+        notes = (room.running(), room.exited())
+        if any(note is not None and note.generation == order.generation for note in notes):
+            return
+        await asyncio.sleep(0.02)
+    raise StartError(
+        f"{order.model_key}: its keeper did not start the server within {_KEEPER_TIMEOUT_S:g} s",
+        log_path=room.folder / "keeper.log",
+    )

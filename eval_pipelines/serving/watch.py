@@ -1,0 +1,105 @@
+"""Whether the servers of a lease live, while they are asked."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import httpx
+
+from eval_pipelines.errors import NotReadyError, StartError
+from eval_pipelines.serving.backends import Cause, likely_cause
+from eval_pipelines.serving.room import Order, Room
+
+_CAUSE_LINES = 5000  # every worker of a server adds a traceback below the one that matters
+_TAIL_LINES = 12
+_FRESH_S = 1.0
+
+
+class ServerWatch:
+    """Asks the health routes when a request had failed, and the keeper's notes when nobody answers."""
+
+    def __init__(
+        self, room: Room, order: Order, client: httpx.AsyncClient, *, causes: Sequence[Cause], ready_timeout_s: float
+    ) -> None:
+        self._room, self._order, self._client, self._causes = room, order, client, causes
+        self._ready_timeout_s = ready_timeout_s
+        self._lock = asyncio.Lock()
+        self._settled_at = float("-inf")
+        self.n_restarts = 0
+        self.look()
+
+    def look(self) -> None:
+        """Take in how often servers were started again."""
+        running = self._room.running()
+        if running is not None and running.generation == self._order.generation:
+            self.n_restarts = running.n_restarts
+
+    async def settle(self) -> int:
+        """Wait until a server answers again. See endpoint.Watch."""
+        async with self._lock:  # hundreds of requests fail at once: one looks for all
+            if time.monotonic() - self._settled_at < _FRESH_S:
+                return self.n_restarts
+            await self.until_healthy(any_of=True)
+            self.look()
+            self._settled_at = time.monotonic()
+            return self.n_restarts
+
+    async def until_healthy(self, *, any_of: bool = False) -> None:
+        """Wait until the servers answer, all or any.
+
+        Raises:
+            StartError: they ended, or their keeper did; with the likely cause and the last lines.
+            NotReadyError: they run, but none answers within `ready_timeout_s`.
+        """
+        deadline = time.monotonic() + self._ready_timeout_s
+        waiting = [server.health_url for server in self._order.servers]
+        while True:
+            healthy = await asyncio.gather(*(is_healthy(self._client, url) for url in waiting))
+            waiting = [url for url, is_up in zip(waiting, healthy, strict=True) if not is_up]
+            if not waiting or (any_of and any(healthy)):
+                return
+            self._raise_if_ended()
+            if time.monotonic() > deadline:
+                index = [server.health_url for server in self._order.servers].index(waiting[0])
+                tail = "".join(f"\n  | {line}" for line in self._room.log_lines(_TAIL_LINES, replica=index))
+                raise NotReadyError(
+                    f"{self._order.model_key}: the server did not answer {waiting[0]} within "
+                    f"ready_timeout_s = {self._ready_timeout_s:g}. It still runs; its last lines:{tail}\n"
+                    f"  whole log: {self._room.log(index)}"
+                )
+            await asyncio.sleep(0.1)
+
+    def _raise_if_ended(self) -> None:
+        ended, key = self._room.exited(), self._order.model_key
+        is_ours = ended is not None and ended.generation == self._order.generation
+        if not is_ours and self._room.has_keeper():
+            return
+        index = self._ended_first()
+        lines = self._room.log_lines(_CAUSE_LINES, replica=index)
+        if ended is None or not is_ours:
+            raise StartError(
+                f"{key}: the keeper of the server died", log_path=self._room.log(index), tail=lines[-_TAIL_LINES:]
+            )
+        cause = likely_cause(lines, self._causes)
+        advice = f" Likely cause: {cause}." if cause else ""
+        when = "while it was asked" if self._room.is_ready(self._order.generation) else "before it was ready"
+        again = f", after {self.n_restarts} restarts (max_restarts)" if self.n_restarts else ""
+        told = f"{key}: the server ended with status {ended.returncode} {when}{again}.{advice} Its last lines:"
+        if ended.was_stopped:
+            told = f"{key}: the server was stopped {when}, as somebody told its keeper to. Its last lines:"
+        raise StartError(told, log_path=self._room.log(index), tail=lines[-_TAIL_LINES:])
+
+    def _ended_first(self) -> int:
+        """The replica whose log tells most: one that has an error to tell, else the first."""
+        for index in range(len(self._order.servers)):
+            if likely_cause(self._room.log_lines(_CAUSE_LINES, replica=index), self._causes):
+                return index
+        return 0
+
+
+async def is_healthy(client: httpx.AsyncClient, url: str) -> bool:
+    """True if the route answers 200 soon."""
+    try:
+        return (await client.get(url, timeout=5.0)).status_code == 200
+    except httpx.HTTPError:
+        return False
