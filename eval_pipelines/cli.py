@@ -1,8 +1,6 @@
 """`eval-pipelines`: everything the UI does that one may want without it."""
 
 import json
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,6 +13,7 @@ from dotenv import load_dotenv
 from rich.console import Console
 from rich.table import Table
 
+from eval_pipelines.cli_serving import serving
 from eval_pipelines.config import config_schema, load_config
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.home import enter_home
@@ -130,32 +129,7 @@ def leaderboard(path: Path) -> None:
     print_leaderboard(load_config(path).data_root)
 
 
-@main.group()
-def serving() -> None:
-    """Servers that this machine runs for evaluations."""
-
-
-@serving.command("ps")
-@click.pass_obj
-def serving_ps(path: Path) -> None:
-    """List the servers that run: model, address, process, log."""
-    for room, running in _running(load_config(path).data_root):
-        if order := room.order():
-            click.echo(
-                f"{order.model_key}  {order.servers[0].url}  pid {running.servers[0].pid}  since {running.started_at}  {room.log()}"
-            )
-
-
-@serving.command("stop")
-@click.pass_obj
-def serving_stop(path: Path) -> None:
-    """Stop all of them, leased or not."""
-    for room, running in _running(load_config(path).data_root):
-        try:
-            os.kill(running.keeper_pid, signal.SIGTERM)
-        except ProcessLookupError:
-            continue  # it ended by itself just now
-        click.echo(f"told the keeper of {room.folder.name} to stop")
+main.add_command(serving)
 
 
 @main.command()
@@ -261,17 +235,6 @@ def _console() -> Console:
     # piped output keeps whole lines: a table cut to 80 columns is no use to grep
     console = Console()
     return console if console.is_terminal else Console(width=160)
-
-
-def _running(data_root: Path) -> list[tuple[Any, Any]]:
-    """Rooms in which a server runs; says so if there is none."""
-    from eval_pipelines.serving.room import Room
-
-    rooms = [Room(folder) for folder in sorted((data_root / "leases").glob("*")) if folder.is_dir()]
-    found = [(room, running) for room in rooms if (running := room.running()) is not None]
-    if not found:
-        click.echo("no server runs")
-    return found
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from resources.endpoints import EndpointsResource
 from resources.warehouse import WarehouseResource
 from sensors.benchmark_versions import benchmark_versions_sensor
 from sensors.checkpoints import checkpoint_sensor
+from sensors.leases import leases_sensor
 from sensors.models import declared_models_sensor
 from sensors.publish import publish_sensor
 
@@ -38,7 +39,7 @@ def build(path: Path) -> dg.Definitions:
     return dg.Definitions(
         assets=assets_of(config),
         resources=resources_of(path),
-        sensors=[checkpoint_sensor, declared_models_sensor, benchmark_versions_sensor, publish_sensor],
+        sensors=[checkpoint_sensor, declared_models_sensor, benchmark_versions_sensor, publish_sensor, leases_sensor],
         # one run is one process: its cells share one server and one budget
         executor=dg.in_process_executor,
     )

@@ -15,6 +15,7 @@ from eval_pipelines.models import Model, resolve
 from resources.config import ConfiguredResource
 
 if TYPE_CHECKING:
+    from eval_pipelines.serving.reconcile import Reconciled
     from eval_pipelines.serving.room import Hold
 
 
@@ -33,6 +34,12 @@ class EndpointsResource(ConfiguredResource):
         for lock in (self._held or {}).values():
             lock.release()
         self._held = None
+
+    def reconcile(self) -> "Reconciled":
+        """Put right what a crash left of the servers on this machine."""
+        from eval_pipelines.serving.reconcile import reconcile
+
+        return reconcile(self.config.data_root / "leases")
 
     def model(self, key: str) -> Model:
         """What a model key points to now. Raises UnknownNameError, ModelKeyError, ConfigError."""

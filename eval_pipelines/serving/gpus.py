@@ -83,7 +83,9 @@ async def claim(
                 if time.monotonic() - said_at >= _SAY_EVERY_S:
                     said_at = time.monotonic()
                     n_free = len(known) - len(in_use(known, folder))
-                    on_wait(f"waiting for {n} GPUs: {n_free} of {len(known)} are free, {len(ahead)} wait ahead")
+                    on_wait(
+                        f"waiting for {n} GPU{'s' * (n != 1)}: {n_free} of {len(known)} are free, {len(ahead)} wait ahead"
+                    )
                 await asyncio.sleep(_EVERY_S)
         finally:
             path.unlink(missing_ok=True)

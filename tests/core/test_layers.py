@@ -17,7 +17,7 @@ PACKAGES = ("eval_pipelines", "resources", "assets", "sensors", "dbt_like_sql")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # files of the core's folder that bind it to Dagster or to a terminal
-SWITCHBOARD = {"definitions", "cli", "cells", "demo", "home"}
+SWITCHBOARD = {"definitions", "cli", "cli_serving", "cells", "demo", "home"}
 READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/guard.py"}
 SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models"}
 ARROWS = {

@@ -216,7 +216,7 @@ def warm(project, evaluate) -> Iterator[None]:
 
 
 def pid_of(told: str) -> int:
-    return int(re.search(r"^local@a  http://127\.0\.0\.1:\d+/v1  pid (\d+)  since ", told, re.MULTILINE)[1])
+    return int(re.search(r"^local@a  local  up 0:00:\d\d\n  http://127\.0\.0\.1:\d+/v1  pid (\d+)  /", told)[1])
 
 
 @pytest.mark.slow

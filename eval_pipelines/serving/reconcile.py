@@ -1,0 +1,94 @@
+"""Put right what a crash left: processes without a keeper, notes without a process, folders nobody needs.
+
+A keeper and its guards end a server's whole tree, whichever of them dies. Only where all of them are killed at once,
+as when memory runs out, can a worker stay behind; it is recognised by the mark in its environment.
+"""
+
+import os
+import shutil
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from eval_pipelines.serving.guard import MARK
+from eval_pipelines.serving.room import Room
+
+_KEEP_LOGS_S = 30 * 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What was done.
+
+    Attributes:
+        killed: Process → the folder of the server it belonged to.
+        forgotten: Folders whose notes told of servers that do not run.
+        removed: Folders that nobody used for 30 days, with their logs.
+    """
+
+    killed: dict[int, str]
+    forgotten: tuple[str, ...]
+    removed: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.killed or self.forgotten or self.removed)
+
+
+def rooms(leases: Path) -> list[Room]:
+    """Every server's folder, in the order of their names."""
+    return [Room(folder) for folder in sorted(leases.glob("*")) if (folder / "holders").is_dir()]
+
+
+def reconcile(leases: Path, *, now: float | None = None) -> Reconciled:
+    """Kill what no keeper keeps, and forget what does not run. Safe at any time, from any number of processes.
+
+    Args:
+        now: Seconds since the epoch; only tests give it.
+    """
+    killed: dict[int, str] = {}
+    forgotten, removed = [], []
+    orphans = _marked_processes()
+    for room in rooms(leases):
+        with room.lock("start") as turn:
+            # somebody starts or stops a server there just now
+            if not turn.try_acquire() or room.has_keeper():
+                continue
+            for pid in orphans.get(str(room.folder), []):
+                if _kill(pid):
+                    killed[pid] = room.folder.name
+            if room.last_running() is not None:
+                room.forget_servers()
+                forgotten.append(room.folder.name)
+            if not room.holders() and (now or time.time()) - _last_used(room) > _KEEP_LOGS_S:
+                shutil.rmtree(room.folder, ignore_errors=True)
+                removed.append(room.folder.name)
+    return Reconciled(killed, tuple(forgotten), tuple(removed))
+
+
+def _marked_processes() -> dict[str, list[int]]:
+    """Folder of a server → its processes, of this user, as far as the machine tells (Linux)."""
+    found: dict[str, list[int]] = {}
+    wanted = f"{MARK}=".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        mark = next((variable for variable in variables if variable.startswith(wanted)), None)
+        if mark is not None and int(folder.name) != os.getpid():
+            room = mark.removeprefix(wanted).decode(errors="replace").rpartition(":")[0]
+            found.setdefault(room, []).append(int(folder.name))
+    return found
+
+
+def _kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _last_used(room: Room) -> float:
+    return max((path.stat().st_mtime for path in room.folder.iterdir()), default=0.0)
