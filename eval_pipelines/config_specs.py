@@ -62,7 +62,7 @@ class Machine(SpecRecord):
     @field_validator("gpus", mode="before")
     @classmethod
     def _as_names(cls, gpus: Any) -> Any:
-        if isinstance(gpus, int) and not isinstance(gpus, bool):
+        if isinstance(gpus, int) and not isinstance(gpus, bool) and gpus >= 0:
             return tuple(str(index) for index in range(gpus))
         return tuple(str(gpu) for gpu in gpus) if isinstance(gpus, list | tuple) else gpus
 

@@ -200,7 +200,9 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--model", default="mock")
+    parser.add_argument("--latency-s", type=float, default=0.0)
     args = parser.parse_args()
+    DEFAULTS["latency_s"] = args.latency_s
     DEFAULTS["model"], DEFAULTS["api_key"], port = args.model, os.environ.get("FAULTY_API_KEY"), args.port
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
