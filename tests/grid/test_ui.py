@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.grid.test_ended_runs import assert_gone, family, n_journalled, running, serve_slowly, wait_until
+
 pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium")
 OUT = Path(__file__).parent.parent / ".out"
@@ -21,6 +23,12 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+
+
+@pytest.fixture
+def slow_model(project) -> None:
+    """A model on a server of our own that takes its time."""
+    serve_slowly(project)
 
 
 @pytest.fixture
@@ -92,8 +100,51 @@ def test_a_cell_materialized_by_clicking_succeeds_and_shows_its_score(ui: str, p
     assert faulty.stats()["answered"] == 100
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: `make browser` installs it")
+def test_a_run_terminated_by_clicking_lets_its_server_go_and_keeps_its_answers(slow_model, ui: str, project) -> None:
+    from playwright.sync_api import sync_playwright
+
+    OUT.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1500, "height": 1000})
+        page.set_default_timeout(60_000)
+        _launch(page, f"{ui}/assets/responses/gsm8k?view=partitions", "local@a")
+        wait_until(lambda: n_journalled(project) >= 8)
+        processes = family(running(project))
+        page.goto(f"{ui}/runs/{_newest_run(ui)}")
+        page.get_by_text("Started").first.wait_for()
+        page.get_by_role("button", name=re.compile("Terminate")).first.click()
+        page.wait_for_timeout(500)
+        page.screenshot(path=OUT / "ui-terminate.png")
+        page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate")).click()
+        assert_gone(processes)
+        page.goto(f"{ui}/runs")
+        page.get_by_text("Canceled").first.wait_for()
+        page.screenshot(path=OUT / "ui-terminated.png")
+        browser.close()
+    assert running(project) is None
+    assert n_journalled(project) >= 8
+
+
+def _newest_run(ui: str) -> str:
+    query = "{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }"
+    reply = httpx.post(f"{ui}/graphql", json={"query": query}, timeout=30).json()
+    return reply["data"]["runsOrError"]["results"][0]["runId"]
+
+
 def _materialize(page, url: str, model: str) -> None:
-    """Choose one partition in the dialog, launch it, and wait until its dot is green."""
+    """Launch one partition, and wait until its dot is green."""
+    _launch(page, url, model)
+    page.goto(url)
+    deadline = time.monotonic() + 120
+    while "Materialized(1)" not in re.sub(r"\s", "", page.inner_text("body")):
+        assert time.monotonic() < deadline, page.inner_text("body")[-2000:]
+        page.wait_for_timeout(500)
+
+
+def _launch(page, url: str, model: str) -> None:
+    """Choose one partition in the dialog, and launch it."""
     page.goto(url)
     # the sensor adds declared models as partitions a moment after the daemon started
     page.get_by_text(model, exact=True).first.wait_for()
@@ -111,8 +162,3 @@ def _materialize(page, url: str, model: str) -> None:
     page.screenshot(path=OUT / "ui-dialog.png")
     dialog.get_by_role("button", name="Launch 1 run").click()
     dialog.wait_for(state="detached")
-    page.goto(url)
-    deadline = time.monotonic() + 120
-    while "Materialized(1)" not in re.sub(r"\s", "", page.inner_text("body")):
-        assert time.monotonic() < deadline, page.inner_text("body")[-2000:]
-        page.wait_for_timeout(500)
