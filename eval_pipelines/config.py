@@ -192,8 +192,7 @@ class _Reader:
         spec = self.source.read(module.Spec, loc, own, also=fields) if module else None
         if head is None or module is None or spec is None:
             return None
-        needs_weights = bool(getattr(module, "NEEDS_WEIGHTS", head.backend != "hosted"))
-        return Deployment(name=name, spec=spec, needs_weights=needs_weights, **dict(head))
+        return Deployment.of(name, head, spec, module)
 
     def _module(self, loc: Loc, backend: Any) -> ModuleType | None:
         if not isinstance(backend, str) or not backend:
@@ -218,11 +217,11 @@ class _Reader:
             entry = self.source.read(ModelEntry, loc, value)
             if entry is None:
                 continue
-            deployment = self._deployments.get(entry.deployment)
-            if deployment and deployment.needs_weights and entry.weights is None:
-                self.source.report(
-                    loc, f"`weights` is missing: {deployment.name!r} serves from files, so it needs a folder or file"
-                )
+            deployments = [self._deployments[name] for name in entry.deployment if name in self._deployments]
+            if entry.weights is None and deployments and all(one.needs_weights for one in deployments):
+                names = " and ".join(repr(one.name) for one in deployments)
+                serve = "serves from files, so it needs" if len(deployments) == 1 else "serve from files, so they need"
+                self.source.report(loc, f"`weights` is missing: {names} {serve} a folder or file")
             found[key] = entry.model_copy(update={"weights": self._absolute(entry.weights)})
         return found
 
@@ -234,11 +233,10 @@ class _Reader:
             root = self.source.read(WatchedRoot, loc, value)
             if root is None:
                 continue
-            deployment = self._deployments.get(root.deployment)
-            if deployment and not deployment.needs_weights:
-                self.source.report(
-                    (*loc, "deployment"), f"{deployment.name!r} does not serve from files, so a folder is no use to it"
-                )
+            for name in root.deployment:
+                if name in self._deployments and not self._deployments[name].reads:
+                    problem = f"{name!r} does not serve from files, so a folder is no use to it"
+                    self.source.report((*loc, "deployment"), problem)
             path = self._absolute(root.path) or root.path
             if path in found:
                 self.source.report((*loc, "path"), "is watched twice: each checkpoint would be evaluated twice")
@@ -285,10 +283,12 @@ class _Reader:
 
     def _refer(self, loc: Loc, entry: Any, key: str, *sections: str) -> None:
         """Check a name that an entry of the file (read or not: all problems are told at once) refers to."""
-        name = entry.get(key) if isinstance(entry, dict) else None
+        given = entry.get(key) if isinstance(entry, dict) else None
         known = self._declared(*sections)
-        if isinstance(name, str) and name not in known:
-            self.source.report((*loc, key), str(UnknownNameError(key, name, known=known)))
+        several = [((*loc, key, i), name) for i, name in enumerate(given)] if isinstance(given, list) else None
+        for where, name in several or [((*loc, key), given)]:
+            if isinstance(name, str) and name not in known:
+                self.source.report(where, str(UnknownNameError(key, name, known=known)))
 
     def _check_name(self, section: str, name: str) -> None:
         extra, why = (

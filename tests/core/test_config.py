@@ -59,7 +59,10 @@ class HostedSpec(BaseModel):
 
 @pytest.fixture(autouse=True)
 def _two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    backends: dict[str, Any] = {"local": SimpleNamespace(Spec=LocalSpec), "hosted": SimpleNamespace(Spec=HostedSpec)}
+    backends: dict[str, Any] = {
+        "local": SimpleNamespace(Spec=LocalSpec, READS=frozenset({"gguf"})),
+        "hosted": SimpleNamespace(Spec=HostedSpec, READS=frozenset(), bind=None),
+    }
 
     def load(_package: str, name: str, *, kind: str) -> Any:
         if name not in backends:

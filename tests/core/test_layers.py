@@ -19,7 +19,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 # files of the core's folder that bind it to Dagster or to a terminal
 SWITCHBOARD = {"definitions", "cli", "cells", "demo", "home"}
 READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/keeper.py"}
-SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models"}
+SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models", "layouts"}
 ARROWS = {
     "benchmarks": {"scoring"},
     "evaluate": {"benchmarks", "client", "scoring"},
