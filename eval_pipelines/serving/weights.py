@@ -83,5 +83,5 @@ def _refused(model: Model, where: Path, problem: str, *, server: str, reads: str
     line = conversion(where, [*into])
     return ConfigError(
         f"{model.key}: {where} {problem}. {f'To convert it: {line}. ' if line else ''}"
-        f"{server} reads {reads}; otherwise give the model a deployment whose backend reads this layout."
+        f"{server[:1].upper()}{server[1:]} reads {reads}; otherwise give the model a deployment whose backend reads this layout."
     )

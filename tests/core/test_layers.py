@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval_pipelines import plugins
+from eval_pipelines.layouts import LAYOUTS
 
 pytestmark = pytest.mark.unit
 
@@ -245,6 +246,14 @@ def backend_problems(module: ModuleType) -> list[str]:
         found += [] if spec.model_config.get("frozen") else ["Spec is not frozen"]
         found += [] if spec.model_config.get("extra") == "forbid" else ["Spec takes unknown keys"]
         found += [f"{name} has no description" for name, field in spec.model_fields.items() if not field.description]
+    layouts = getattr(module, "READS", None)
+    if not isinstance(layouts, frozenset) or layouts - LAYOUTS:
+        found.append("READS is no frozenset of layouts")
+    elif hasattr(module, "bind") and layouts:
+        found.append("READS files, though someone else serves it")
+    for name in ("reads", "needs_weights"):
+        if not callable(getattr(module, name, len)):
+            found.append(f"{name} is no function")
     offers = [name for name in ("command", "bind") if callable(getattr(module, name, None))]
     return found if len(offers) == 1 else [*found, f"offers {offers}, not one of command and bind"]
 
@@ -282,6 +291,7 @@ def test_a_sloppy_backend_is_found_out() -> None:
         "Spec is not frozen",
         "Spec takes unknown keys",
         "url has no description",
+        "READS is no frozenset of layouts",
         "offers [], not one of command and bind",
     ]
 

@@ -133,7 +133,7 @@ class Spec(BaseModel):
 
 def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
     """The command line for one GGUF model. Raises ConfigError for weights it cannot read."""
-    weights = gguf_file(model, server="llama.cpp", may_be_split=True)
+    weights = gguf_file(model, server="llama-server", may_be_split=True)
     argv = [spec.executable, "--model", str(weights), "--alias", str(model.key), "--metrics"]
     argv += [*arguments(spec, leave_out=_NOT_FLAGS), "--host", host, "--port", str(port), *spec.extra_args]
     return ServerCommand(

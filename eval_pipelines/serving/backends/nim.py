@@ -43,7 +43,7 @@ _CAUSES = (
         "the container runtime knows no GPUs: install NVIDIA's container toolkit on that machine",
     ),
     Cause(
-        r"unable to find image|pull access denied|manifest unknown|unauthorized.*nvcr|image not known",
+        r"unable to find image|pull access denied|manifest unknown|image not known",
         "the image is not on this machine and cannot be fetched: log in to its registry, or pull it before",
     ),
     Cause(
