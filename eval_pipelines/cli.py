@@ -14,9 +14,11 @@ from rich.console import Console
 from rich.table import Table
 
 from eval_pipelines.cli_serving import serving
-from eval_pipelines.config import config_schema, load_config
+from eval_pipelines.config import Config, load_config
+from eval_pipelines.config_schema import config_schema
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.home import enter_home
+from eval_pipelines.keys import ModelKey
 
 
 class _Group(click.Group):
@@ -63,10 +65,10 @@ def config_check(path: Path) -> None:
     for name, deployment in config.deployments.items():
         click.echo(f"deployment   {name}: {deployment.backend}, at most {deployment.max_in_flight} in flight")
     for key, model in config.models.items():
-        click.echo(f"model        {key}: {model.weights or model.served_name or 'hosted'} on {model.deployment}")
+        click.echo(f"model        {key}: {model.weights or model.served_name or 'hosted'} on {_where(config, key)}")
     for root in config.watched:
         family = root.family or "one family per folder"
-        click.echo(f"watched      {root.path}: {family}, suite {root.suite} on {root.deployment}")
+        click.echo(f"watched      {root.path}: {family}, suite {root.suite} on {' or '.join(root.deployment)}")
     for name, spec in config.benchmarks.items():
         source = "hub" if spec.data is None else spec.data.package or spec.data.folder
         click.echo(
@@ -74,6 +76,16 @@ def config_check(path: Path) -> None:
         )
     for name, members in config.suites.items():
         click.echo(f"suite        {name}: {', '.join(members)}")
+
+
+def _where(config: Config, key: str) -> str:
+    """The deployment that serves a model named by hand; all it may be while its weights are not there."""
+    from eval_pipelines.models import route
+
+    entry = config.models[key]
+    if entry.weights is not None and not entry.weights.exists():
+        return " or ".join(entry.deployment)
+    return route(config, ModelKey.parse(key), entry.deployment, entry.weights)
 
 
 @config_group.command("schema")

@@ -15,8 +15,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel
-
 from eval_pipelines import plugins
 from eval_pipelines.config_source import Loc, Source
 from eval_pipelines.config_specs import (
@@ -41,7 +39,6 @@ __all__ = [
     "Machine",
     "ModelEntry",
     "WatchedRoot",
-    "config_schema",
     "load_config",
 ]
 
@@ -127,39 +124,6 @@ def load_config(path: Path) -> Config:
     return Config.parse(text, path=path)
 
 
-def config_schema() -> dict[str, Any]:
-    """JSON schema of `evals.yaml`, with the typed options of every backend, for editors."""
-    shared: dict[str, Any] = {}
-
-    def schema(model: type[BaseModel]) -> dict[str, Any]:
-        found = model.model_json_schema()
-        shared.update(found.pop("$defs", {}))
-        return found
-
-    def named(entry: dict[str, Any]) -> dict[str, Any]:
-        return {"type": ["object", "null"], "additionalProperties": entry}
-
-    common = schema(DeploymentFields)
-    backends = {name: schema(_backend(name).Spec) for name in plugins.names(_BACKENDS)}
-    deployments = [
-        own
-        | {"title": name, "required": sorted({*common["required"], *own.get("required", [])})}
-        | {"properties": {**own.get("properties", {}), **common["properties"], "backend": {"const": name}}}
-        for name, own in backends.items()
-    ]
-    properties = {
-        "data_root": {"type": "string", "default": "data", "description": "The folder of the record."},
-        "machine": {"anyOf": [schema(Machine), {"type": "null"}]},
-        "deployments": named({"oneOf": deployments}),
-        "models": named(schema(ModelEntry)),
-        "watched": {"type": ["array", "null"], "items": schema(WatchedRoot)},
-        "benchmarks": named(schema(BenchmarkSpec)),
-        "suites": named({"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}),
-    }
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "evals.yaml", "type": "object"}
-    return head | {"additionalProperties": False, "properties": properties, "$defs": shared}
-
-
 def _backend(name: str) -> ModuleType:
     return plugins.load(_BACKENDS, name, kind="backend")
 
@@ -204,8 +168,12 @@ class _Reader:
         if hasattr(module, "bind") and head.replicas > 1:
             self.source.report((*loc, "replicas"), "someone else runs its servers: list their addresses in `base_urls`")
             return None
-        needs_weights = bool(getattr(module, "NEEDS_WEIGHTS", head.backend != "hosted"))
-        return Deployment(name=name, spec=spec, needs_weights=needs_weights, **dict(head))
+        if getattr(module, "NEEDS_CONTAINER", False) and head.container is None:
+            self.source.report(
+                (*loc, "container"), f"{head.backend} exists as an image only: name it in `container.image`"
+            )
+            return None
+        return Deployment.of(name, head, spec, module)
 
     def _module(self, loc: Loc, backend: Any) -> ModuleType | None:
         if not isinstance(backend, str) or not backend:
@@ -230,11 +198,11 @@ class _Reader:
             entry = self.source.read(ModelEntry, loc, value)
             if entry is None:
                 continue
-            deployment = self._deployments.get(entry.deployment)
-            if deployment and deployment.needs_weights and entry.weights is None:
-                self.source.report(
-                    loc, f"`weights` is missing: {deployment.name!r} serves from files, so it needs a folder or file"
-                )
+            deployments = [self._deployments[name] for name in entry.deployment if name in self._deployments]
+            if entry.weights is None and deployments and all(one.needs_weights for one in deployments):
+                names = " and ".join(repr(one.name) for one in deployments)
+                serve = "serves from files, so it needs" if len(deployments) == 1 else "serve from files, so they need"
+                self.source.report(loc, f"`weights` is missing: {names} {serve} a folder or file")
             found[key] = entry.model_copy(update={"weights": self._absolute(entry.weights)})
         return found
 
@@ -246,11 +214,10 @@ class _Reader:
             root = self.source.read(WatchedRoot, loc, value)
             if root is None:
                 continue
-            deployment = self._deployments.get(root.deployment)
-            if deployment and not deployment.needs_weights:
-                self.source.report(
-                    (*loc, "deployment"), f"{deployment.name!r} does not serve from files, so a folder is no use to it"
-                )
+            for name in root.deployment:
+                if name in self._deployments and not self._deployments[name].reads:
+                    problem = f"{name!r} does not serve from files, so a folder is no use to it"
+                    self.source.report((*loc, "deployment"), problem)
             path = self._absolute(root.path) or root.path
             if path in found:
                 self.source.report((*loc, "path"), "is watched twice: each checkpoint would be evaluated twice")
@@ -297,10 +264,12 @@ class _Reader:
 
     def _refer(self, loc: Loc, entry: Any, key: str, *sections: str) -> None:
         """Check a name that an entry of the file (read or not: all problems are told at once) refers to."""
-        name = entry.get(key) if isinstance(entry, dict) else None
+        given = entry.get(key) if isinstance(entry, dict) else None
         known = self._declared(*sections)
-        if isinstance(name, str) and name not in known:
-            self.source.report((*loc, key), str(UnknownNameError(key, name, known=known)))
+        several = [((*loc, key, i), name) for i, name in enumerate(given)] if isinstance(given, list) else None
+        for where, name in several or [((*loc, key), given)]:
+            if isinstance(name, str) and name not in known:
+                self.source.report(where, str(UnknownNameError(key, name, known=known)))
 
     def _check_name(self, section: str, name: str) -> None:
         extra, why = (

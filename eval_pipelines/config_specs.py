@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -22,6 +23,7 @@ from pydantic import (
     model_validator,
 )
 
+from eval_pipelines.container_spec import Container
 from eval_pipelines.errors import ModelKeyError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Record
@@ -88,6 +90,7 @@ class DeploymentFields(SpecRecord):
     gpus: int | None = Field(
         default=None, ge=0, description="GPUs of one server; default: as its parallelism says. 0: it runs on a CPU."
     )
+    container: Container | None = Field(default=None, description="Run the server in a container.")
     max_restarts: int = Field(default=2, ge=0, description="How often a server that died while it was used comes back.")
     env: dict[str, Annotated[str, AfterValidator(_literal)]] = Field(
         default_factory=dict, description="Added to the server's environment, literally. No secrets."
@@ -99,7 +102,23 @@ class Deployment(DeploymentFields):
 
     name: str
     spec: SerializeAsAny[BaseModel] = Field(description="The backend's own options, an instance of its `Spec`.")
-    needs_weights: bool = Field(description="False where someone else serves the model.")
+    needs_weights: bool = Field(description="Whether a model must name weights for it.")
+    reads: tuple[str, ...] = Field(default=(), description="Layouts of weights it can load, sorted; see layouts.py.")
+    is_started_here: bool = Field(default=True, description="False where someone else runs the server.")
+
+    @classmethod
+    def of(cls, name: str, head: DeploymentFields, spec: BaseModel, backend: ModuleType) -> Self:
+        """What the file says of a deployment, and what its backend says of these options."""
+        reads = backend.reads(spec) if hasattr(backend, "reads") else backend.READS
+        return cls(
+            name=name,
+            spec=spec,
+            # sorted: it is part of a server's identity, and a set has no order
+            reads=tuple(sorted(reads)),
+            needs_weights=backend.needs_weights(spec) if hasattr(backend, "needs_weights") else bool(reads),
+            is_started_here=not hasattr(backend, "bind"),
+            **dict(head),
+        )
 
     @property
     def n_gpus(self) -> int:
@@ -112,10 +131,29 @@ class Deployment(DeploymentFields):
         return self.spec.model_dump(mode="json", exclude_unset=True)
 
 
+def _one_or_several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len({*names}) < len(names):
+        raise ValueError("names a deployment twice")
+    return names
+
+
+DeploymentNames = Annotated[
+    tuple[str, ...],
+    Field(min_length=1),
+    AfterValidator(_each_once),
+    BeforeValidator(_one_or_several, json_schema_input_type=str | Annotated[list[str], Field(min_length=1)]),
+]
+_DEPLOYMENT = "the name of a deployment above, or a list of them: the first that reads the weights' layout serves them"
+
+
 class ModelEntry(SpecRecord):
     """A model named by hand."""
 
-    deployment: str = Field(description="the name of a deployment above")
+    deployment: DeploymentNames = Field(description=_DEPLOYMENT)
     weights: Path | None = Field(default=None, description="Folder or file; not needed where someone else serves it.")
     served_name: str | None = Field(default=None, min_length=1, description="What the address calls the model.")
 
@@ -125,7 +163,7 @@ class WatchedRoot(SpecRecord):
 
     path: Path = Field(description="a folder that holds <family>/<revision>, or <revision> if `family` is given")
     family: str | None = Field(default=None, description="None: the name of the folder above the checkpoint.")
-    deployment: str = Field(description="the name of a deployment above")
+    deployment: DeploymentNames = Field(description=_DEPLOYMENT)
     suite: str = Field(description="the name of a suite or benchmark")
     done_marker: str | None = Field(default=None, description="File whose presence means finished, e.g. `DONE`.")
     settle_s: float = Field(default=0, ge=0, description="Without a marker: seconds its newest file must be old.")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from eval_pipelines.checkpoint_files import is_temporary
 from eval_pipelines.checkpoints import Scan, fingerprint, hosted_fingerprint, scan
-from eval_pipelines.config import Config, ModelEntry, WatchedRoot
+from eval_pipelines.config import Config, Deployment, ModelEntry, WatchedRoot
 from eval_pipelines.errors import ConfigError, ModelKeyError, UnknownNameError
-from eval_pipelines.keys import ModelKey
+from eval_pipelines.keys import ModelKey, digest
+from eval_pipelines.layouts import conversion, in_words, layout
 from eval_pipelines.records import utc_now
 
 
@@ -53,7 +54,8 @@ def resolve(config: Config, key: ModelKey) -> Model:
             found = _look(config, root)[1]
         for checkpoint in found.finished:
             if checkpoint.model_key == key:
-                return Model(key, root.deployment, checkpoint.fingerprint, checkpoint.weights)
+                deployment = route(config, key, root.deployment, checkpoint.weights)
+                return Model(key, deployment, checkpoint.fingerprint, checkpoint.weights)
         problems += _problems_of(root, key, found)
     if problems:
         raise ConfigError(f"{key} cannot be evaluated yet: {'; '.join(problems)}")
@@ -118,11 +120,43 @@ def _problems_of(root: WatchedRoot, key: ModelKey, found: Scan) -> list[str]:
     return [f"{one.name}: {one.reason}" for one in ignored] + [f"{one.name}: {one.reason}" for one in waiting]
 
 
+def route(config: Config, key: ModelKey, names: Sequence[str], weights: Path | None) -> str:
+    """The deployment that serves these weights: the only one, or the first whose backend reads their layout.
+
+    Args:
+        weights: None for a model that its deployment brings along, or that someone else serves.
+
+    Raises:
+        ConfigError: none of several can; says what lies there, what each reads, and how to convert it.
+    """
+    deployments = [config.deployment(name) for name in names]
+    if len(names) == 1:
+        return names[0]
+    found = layout(weights) if weights is not None else None
+    for one in deployments:
+        if (found in one.reads) if found else not one.needs_weights:
+            return one.name
+    can = "; ".join(f"{one.name!r} ({one.backend}) reads {', '.join(one.reads) or 'no files'}" for one in deployments)
+    if weights is None:
+        raise ConfigError(f"{key}: it names no `weights`, and each of its deployments needs some: {can}")
+    line = conversion(weights, [name for one in deployments for name in one.reads])
+    advice = f"To convert it: {line}. Or add" if line else "Add"
+    raise ConfigError(f"{key}: {weights} {in_words(weights)}, and {can}. {advice} a deployment that reads it.")
+
+
+def _where(deployment: Deployment) -> str:
+    """What stands in for the bytes of weights that are not named: the address, or the server that brings them."""
+    if not deployment.is_started_here:
+        return str(getattr(deployment.spec, "base_url", ""))
+    image = deployment.container.image if deployment.container else None
+    return digest([deployment.backend, deployment.options, image], n_bytes=8)
+
+
 def _declared(config: Config, key: ModelKey, entry: ModelEntry) -> Model:
-    if entry.weights is None:
-        url = getattr(config.deployment(entry.deployment).spec, "base_url", "")
-        mark = hosted_fingerprint(url, entry.served_name or str(key), key.revision)
-        return Model(key, entry.deployment, mark, None, entry.served_name)
-    if not entry.weights.exists():
+    if entry.weights is not None and not entry.weights.exists():
         raise ConfigError(f"models.{key}.weights in {config.path}: there is nothing at {entry.weights}")
-    return Model(key, entry.deployment, fingerprint(entry.weights, cache=fingerprint_cache(config)), entry.weights)
+    deployment = route(config, key, entry.deployment, entry.weights)
+    if entry.weights is None:
+        mark = hosted_fingerprint(_where(config.deployment(deployment)), entry.served_name or str(key), key.revision)
+        return Model(key, deployment, mark, None, entry.served_name)
+    return Model(key, deployment, fingerprint(entry.weights, cache=fingerprint_cache(config)), entry.weights)

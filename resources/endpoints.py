@@ -72,6 +72,6 @@ class EndpointsResource(ConfiguredResource):
                     f"{model.key}: its weights were overwritten while the server loaded them. Nothing was asked; "
                     f"materialize again once they are finished."
                 )
-            if self._held is not None and endpoint.watch is not None and model not in self._held:
+            if self._held is not None and deployment.is_started_here and model not in self._held:
                 self._held[model] = hold(model, deployment, leases=leases, who=who)
             yield endpoint

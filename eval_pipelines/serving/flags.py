@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from pydantic import BaseModel
 
@@ -13,7 +13,12 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
-def arguments(spec: BaseModel, *, leave_out: Collection[str]) -> list[str]:
+def flag_with_underscores(field: str) -> str:
+    """`max_seq_len` → `--max_seq_len`, for servers that take no other spelling."""
+    return f"--{field}"
+
+
+def arguments(spec: BaseModel, *, leave_out: Collection[str], flag: Callable[[str], str] = flag) -> list[str]:
     """The options that differ from their default, as flags, in the order of the fields."""
     found: list[str] = []
     for name, field in type(spec).model_fields.items():

@@ -181,9 +181,17 @@ def _end(server: "subprocess.Popen[bytes]", cleanup: Sequence[Sequence[str]], *,
     _signal_group(server.pid, signal.SIGKILL)
     returncode = server.wait()
     for argv in cleanup:
-        subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_GRACE_S + 5, check=False)
+        run_quietly(argv)
     sweep()
     return returncode
+
+
+def run_quietly(argv: Sequence[str]) -> None:
+    """Run a command that ends what a server started elsewhere; that it is gone already is no error."""
+    try:
+        subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_GRACE_S + 5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        pass
 
 
 def _signal_group(leader: int, number: signal.Signals) -> None:

@@ -20,7 +20,7 @@ from eval_pipelines.models import Model
 from eval_pipelines.serving.backends import ServerCommand
 from eval_pipelines.serving.ready import bound, seen_to_work
 from eval_pipelines.serving.room import Hold, Order, Ready, Room
-from eval_pipelines.serving.start import HOST, start
+from eval_pipelines.serving.start import command_of, start
 from eval_pipelines.serving.watch import ServerWatch
 
 _CANARY_TIMEOUT_S = 30.0
@@ -116,7 +116,7 @@ async def _ready(
 ) -> Endpoint:
     order = room.order()
     assert order is not None, "a lease is only reached after an order"
-    command: ServerCommand = backend.command(deployment.spec, model, host=HOST, port=0)
+    command = command_of(backend, deployment, model, port=0)
     endpoint = _endpoint(order, command, model, deployment, room)
     patience_s = min(_CANARY_TIMEOUT_S, deployment.request_timeout_s)
     client = await stack.enter_async_context(open_client(replace(endpoint, request_timeout_s=patience_s)))
@@ -131,7 +131,7 @@ def _endpoint(order: Order, command: ServerCommand, model: Model, deployment: De
     headers = {"authorization": f"Bearer {order.api_key}"} if order.api_key else {}
     return Endpoint(
         url=order.servers[0].url,
-        served_name=str(model.key),
+        served_name=command.served_name or str(model.key),
         backend=deployment.backend,
         max_in_flight=deployment.max_in_flight,
         request_timeout_s=deployment.request_timeout_s,

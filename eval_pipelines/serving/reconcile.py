@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval_pipelines.serving.guard import MARK
+from eval_pipelines.serving.guard import MARK, run_quietly
 from eval_pipelines.serving.room import Room
 
 _KEEP_LOGS_S = 30 * 24 * 3600.0
@@ -58,6 +58,9 @@ def reconcile(leases: Path, *, now: float | None = None) -> Reconciled:
                 if _kill(pid):
                     killed[pid] = room.folder.name
             if room.last_running() is not None:
+                order = room.order()
+                for argv in (line for server in (order.servers if order else []) for line in server.cleanup):
+                    run_quietly(argv)
                 room.forget_servers()
                 forgotten.append(room.folder.name)
             if not room.holders() and (now or time.time()) - _last_used(room) > _KEEP_LOGS_S:

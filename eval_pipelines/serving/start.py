@@ -5,6 +5,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import ModuleType
 
 from eval_pipelines.config import Deployment, Machine
@@ -12,6 +13,7 @@ from eval_pipelines.errors import StartError
 from eval_pipelines.models import Model
 from eval_pipelines.serving import gpus, ports
 from eval_pipelines.serving.backends import ServerCommand
+from eval_pipelines.serving.container import contain
 from eval_pipelines.serving.locks import FileLock
 from eval_pipelines.serving.room import Order, Room, ServerOrder
 
@@ -44,17 +46,17 @@ async def start(
         wanted = n_gpus * deployment.replicas
         held_gpus = await gpus.claim(wanted, known, folder=machine.folder, who=str(model.key), on_wait=on_wait)
         claims += held_gpus
-        servers, api_key = [], secrets.token_urlsafe(24)
+        servers, api_key, generation = [], secrets.token_urlsafe(24), secrets.token_hex(8)
         for index in range(deployment.replicas):
             held_ports = _reserve_ports(room, backend, model, deployment, machine, index)
             claims += held_ports
             mine = [gpus.name(lock) for lock in held_gpus[index * n_gpus : (index + 1) * n_gpus]]
-            command: ServerCommand = backend.command(
-                deployment.spec, model, host=HOST, port=ports.number(held_ports[0])
-            )
-            servers.append(_server(command, deployment, ports.number(held_ports[0]), mine, api_key))
+            port = ports.number(held_ports[0])
+            command = command_of(backend, deployment, model, port)
+            name = f"{room.folder.name}-{generation}-{index}"
+            servers.append(_server(command, deployment, model, name, port, len(held_ports), mine, api_key))
         order = Order(
-            generation=secrets.token_hex(8),
+            generation=generation,
             model_key=str(model.key),
             deployment=model.deployment,
             servers=servers,
@@ -80,12 +82,33 @@ def _reserve_ports(
     return ports.reserve(n_ports, host=HOST, folder=machine.folder, hint=f"{room.folder.name}-{index}")
 
 
-def _server(command: ServerCommand, deployment: Deployment, port: int, mine: list[str], api_key: str) -> ServerOrder:
-    root = f"http://{HOST}:{port}"
-    env = {**command.env, **deployment.env}
+def command_of(backend: ModuleType, deployment: Deployment, model: Model, port: int) -> ServerCommand:
+    """What to run, with the operator's own variables."""
+    host = deployment.container.listen_host if deployment.container else HOST
+    command: ServerCommand = backend.command(deployment.spec, model, host=host, port=port)
+    return replace(command, env={**command.env, **deployment.env})
+
+
+def _server(
+    command: ServerCommand,
+    deployment: Deployment,
+    model: Model,
+    name: str,
+    port: int,
+    n_ports: int,
+    mine: list[str],
+    api_key: str,
+) -> ServerOrder:
+    root, cleanup = f"http://{HOST}:{port}", []
+    if deployment.container:
+        contained = contain(
+            command, deployment.container, name=name, port=port, n_ports=n_ports, gpus=mine, weights=model.weights
+        )
+        command, cleanup = contained.command, [list(contained.stop), list(contained.kill)]
+    env = {**command.env}
     if command.key_env:
         env[command.key_env] = api_key
-    if mine or deployment.gpus == 0:
+    if not deployment.container and (mine or deployment.gpus == 0):
         # by bus, as the driver's tool counts them
         env |= {"CUDA_VISIBLE_DEVICES": ",".join(mine), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     metrics = f"http://{HOST}:{port + command.metrics_port}{command.metrics_path}" if command.metrics_path else None
@@ -96,6 +119,7 @@ def _server(command: ServerCommand, deployment: Deployment, port: int, mine: lis
         health_url=root + command.health_path,
         metrics_url=metrics,
         gpus=mine,
+        cleanup=cleanup,
     )
 
 

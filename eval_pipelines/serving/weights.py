@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from eval_pipelines.errors import ConfigError
+from eval_pipelines.layouts import Layout, conversion, in_words, layout
 from eval_pipelines.models import Model
 
-_TO_SAFETENSORS = (
-    'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; import sys; '
-    "a, out, more = sys.argv[1], sys.argv[2], dict(x.split('=') for x in sys.argv[3:]); "
-    'M.from_pretrained(a, **more).save_pretrained(out); T.from_pretrained(a, **more).save_pretrained(out)"'
-)
+__all__ = ["Layout", "gguf_file", "huggingface_folder", "is_adapter", "layout", "some_weights"]
+
+_READ_GGUF = ", which the `embedded` and `llama_cpp` backends read"
+# a folder in one of these may still have been meant as one of Hugging Face's
+_MAY_BE_HUGGINGFACE = ("huggingface", "mistral", "pickle", "unknown")
 
 
 def huggingface_folder(
@@ -28,53 +29,59 @@ def huggingface_folder(
     folder = model.weights
     if folder is None:
         raise ConfigError(f"{model.key}: {server} needs `weights`, a folder with {config} and *.safetensors")
-    names = _names(folder)
-    problem = _other_layout(folder, names)
-    if problem is None and config not in names:
+    problem = None
+    if layout(folder) not in _MAY_BE_HUGGINGFACE:
+        problem = in_words(folder) + (_READ_GGUF if layout(folder) == "gguf" else "")
+    elif not folder.is_dir():
+        problem = "is a file" if folder.is_file() else "is not there"
+    elif not (folder / config).is_file():
         problem = f"has no {config}: copy it, and the tokenizer's files, from the model it was trained from"
-    if problem is None and weights_as and not any(next(folder.glob(one), None) for one in weights_as):
+    elif weights_as and not any(next(folder.glob(one), None) for one in weights_as):
         problem = f"holds no weights ({', '.join(weights_as)})"
-        if next(folder.glob("*.bin"), None):
-            problem += f"; *.bin are pickles, which run code when read. Save them as safetensors: {_TO_SAFETENSORS} {folder} OUT"
+        if layout(folder) == "pickle":
+            problem += "; *.bin are pickles, which run code when read"
     if problem:
-        raise ConfigError(
-            f"{model.key}: {folder} {problem}. {server} reads a Hugging Face folder; "
-            f"otherwise give the model a deployment whose backend reads this layout."
-        )
+        raise _refused(model, folder, problem, server=server, reads="a Hugging Face folder", into=("huggingface",))
     return folder
+
+
+def gguf_file(model: Model, *, server: str, may_be_split: bool = False) -> Path:
+    """The model's one GGUF file, or the first part of a split one. Raises ConfigError, with the conversion."""
+    where = model.weights
+    if where is None:
+        raise ConfigError(f"{model.key}: {server} needs `weights`, a .gguf file or a folder that holds one")
+    files = [where] if where.is_file() else sorted(where.glob("*.gguf"))
+    stems = {_stem(file) if may_be_split else file.stem for file in files}
+    if len(stems) == 1 and all(file.suffix == ".gguf" for file in files):
+        return files[0]
+    problem = f"holds {len(files)} .gguf files" if layout(where) == "gguf" else in_words(where)
+    raise _refused(model, where, problem, server=server, reads="one GGUF file", into=("gguf",))
+
+
+def some_weights(model: Model, *, server: str, reads: Iterable[str]) -> Path:
+    """The model's weights, if they are in one of these layouts. Raises ConfigError, with the conversion."""
+    where, known = model.weights, sorted(reads)
+    if where is None:
+        raise ConfigError(f"{model.key}: {server} needs `weights` ({', '.join(known)})")
+    if layout(where) not in known:
+        raise _refused(model, where, in_words(where), server=server, reads=" or ".join(known), into=known)
+    return where
 
 
 def is_adapter(folder: Path) -> bool:
     """True for a LoRA adapter as PEFT saves it."""
-    return (folder / "adapter_config.json").is_file()
+    return layout(folder) == "lora"
 
 
-def _names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+def _stem(file: Path) -> str:
+    """`m-00001-of-00003.gguf` → `m`: the parts of one model have the same."""
+    stem, _, n_parts = file.stem.rpartition("-of-")
+    return stem.rpartition("-")[0] if n_parts.isdecimal() else file.stem
 
 
-def _other_layout(folder: Path, names: set[str]) -> str | None:
-    """Why a known layout is not Hugging Face's, and the conversion; None for a layout nobody knows."""
-    gguf = [folder.name] if folder.is_file() else sorted(name for name in names if name.endswith(".gguf"))
-    if gguf and gguf[0].endswith(".gguf") and "config.json" not in names:
-        where = folder.parent if folder.is_file() else folder
-        return (
-            f"is a GGUF file, which the `embedded` backend reads. To convert it: "
-            f"{_TO_SAFETENSORS} {where} OUT gguf_file={gguf[0]}"
-        )
-    if folder.is_file():
-        return "is a file"
-    if "adapter_config.json" in names and "config.json" not in names:
-        return "is a LoRA adapter. Merge it into its base (PEFT: merge_and_unload(), then save_pretrained())"
-    if names & {"latest_checkpointed_iteration.txt", "run_config.yaml"} or {"weights", "context"} <= names:
-        return (
-            "is a NeMo or Megatron checkpoint. To convert it, with Megatron Bridge: "
-            f"AutoBridge.from_hf_pretrained(BASE).export_ckpt(megatron_path={str(folder)!r}, hf_path=OUT)"
-        )
-    if ".metadata" in names or any(name.endswith(".distcp") for name in names):
-        return (
-            "is a torch.distributed checkpoint. To convert it: "
-            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {folder} OUT.pt, "
-            "then load that state dict into the model and save_pretrained() it"
-        )
-    return None
+def _refused(model: Model, where: Path, problem: str, *, server: str, reads: str, into: Iterable[str]) -> ConfigError:
+    line = conversion(where, [*into])
+    return ConfigError(
+        f"{model.key}: {where} {problem}. {f'To convert it: {line}. ' if line else ''}"
+        f"{server[:1].upper()}{server[1:]} reads {reads}; otherwise give the model a deployment whose backend reads this layout."
+    )

@@ -12,7 +12,8 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval_pipelines import plugins
-from eval_pipelines.config import Config, config_schema, load_config
+from eval_pipelines.config import Config, load_config
+from eval_pipelines.config_schema import config_schema
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 pytestmark = pytest.mark.unit
@@ -59,7 +60,10 @@ class HostedSpec(BaseModel):
 
 @pytest.fixture(autouse=True)
 def _two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
-    backends: dict[str, Any] = {"local": SimpleNamespace(Spec=LocalSpec), "hosted": SimpleNamespace(Spec=HostedSpec)}
+    backends: dict[str, Any] = {
+        "local": SimpleNamespace(Spec=LocalSpec, READS=frozenset({"gguf"})),
+        "hosted": SimpleNamespace(Spec=HostedSpec, READS=frozenset(), bind=None),
+    }
 
     def load(_package: str, name: str, *, kind: str) -> Any:
         if name not in backends:
@@ -270,7 +274,15 @@ def test_the_schema_knows_the_options_of_every_backend() -> None:
     assert {"threads", "max_in_flight", "backend"} <= set(local["properties"])
     assert local["properties"]["backend"] == {"const": "local"}
     assert "DataSource" in schema["$defs"]
-    assert set(schema["properties"]) == {"data_root", "deployments", "models", "watched", "benchmarks", "suites"}
+    assert set(schema["properties"]) == {
+        "data_root",
+        "machine",
+        "deployments",
+        "models",
+        "watched",
+        "benchmarks",
+        "suites",
+    }
 
 
 def test_the_file_of_this_repository_is_right(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval_pipelines import plugins
+from eval_pipelines.layouts import LAYOUTS
 
 pytestmark = pytest.mark.unit
 
@@ -19,13 +20,15 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 # files of the core's folder that bind it to Dagster or to a terminal
 SWITCHBOARD = {"definitions", "cli", "cli_serving", "cells", "demo", "home"}
 READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/guard.py"}
-SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models"}
+SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models", "layouts", "container_spec"}
 ARROWS = {
     "benchmarks": {"scoring"},
     "evaluate": {"benchmarks", "client", "scoring"},
     "serving": {"client"},
     "leaderboard": {"scoring", "warehouse"},
     "config": {"config_source", "config_specs"},
+    "config_schema": {"config_specs"},
+    "container_spec": {"serving"},
     "models": {"checkpoints", "checkpoint_files"},
     "checkpoints": {"checkpoint_files", "fingerprints"},
 }
@@ -245,6 +248,14 @@ def backend_problems(module: ModuleType) -> list[str]:
         found += [] if spec.model_config.get("frozen") else ["Spec is not frozen"]
         found += [] if spec.model_config.get("extra") == "forbid" else ["Spec takes unknown keys"]
         found += [f"{name} has no description" for name, field in spec.model_fields.items() if not field.description]
+    layouts = getattr(module, "READS", None)
+    if not isinstance(layouts, frozenset) or layouts - LAYOUTS:
+        found.append("READS is no frozenset of layouts")
+    elif hasattr(module, "bind") and layouts:
+        found.append("READS files, though someone else serves it")
+    for name in ("reads", "needs_weights"):
+        if not callable(getattr(module, name, len)):
+            found.append(f"{name} is no function")
     offers = [name for name in ("command", "bind") if callable(getattr(module, name, None))]
     return found if len(offers) == 1 else [*found, f"offers {offers}, not one of command and bind"]
 
@@ -282,6 +293,7 @@ def test_a_sloppy_backend_is_found_out() -> None:
         "Spec is not frozen",
         "Spec takes unknown keys",
         "url has no description",
+        "READS is no frozenset of layouts",
         "offers [], not one of command and bind",
     ]
 

@@ -205,7 +205,10 @@ def refusal(weights: Path | None, **options) -> str:
 def test_a_gguf_file_is_refused_with_the_conversion(tmp_path) -> None:
     (tmp_path / "m.gguf").touch()
     for weights in (tmp_path / "m.gguf", tmp_path):
-        assert "is a GGUF file, which the `embedded` backend reads. To convert it: python -c" in refusal(weights)
+        assert (
+            "is a GGUF file, which the `embedded` and `llama_cpp` backends read. To convert it: python -c"
+            in refusal(weights)
+        )
         assert f"{tmp_path} OUT gguf_file=m.gguf" in refusal(weights)
 
 
@@ -226,7 +229,10 @@ def test_weights_of_another_format_are_left_to_vllm_when_it_is_named(checkpoint)
 @pytest.mark.parametrize(
     ("file", "words"),
     [
-        ("latest_checkpointed_iteration.txt", "NeMo or Megatron checkpoint. To convert it, with Megatron Bridge"),
+        (
+            "latest_checkpointed_iteration.txt",
+            'NeMo or Megatron checkpoint. To convert it: python -c "from megatron.bridge',
+        ),
         (".metadata", "torch.distributed checkpoint. To convert it: python -m torch.distributed"),
         ("adapter_config.json", "is a LoRA adapter. Name the model it extends in `lora_base`"),
     ],

@@ -5,8 +5,14 @@ A backend module offers `Spec` (its options in evals.yaml, a frozen pydantic mod
 - `command(spec, model, *, host, port) -> ServerCommand`: a server this project starts, or
 - `bind(spec, model) -> Binding`: an address that someone else runs.
 
-Optional: `N_PORTS` (consecutive ports a server takes, the first being `port`; 1 if left out) and the property
-`n_gpus` of `Spec` (GPUs its parallelism multiplies to; 0 if left out).
+and `READS`: the layouts (see layouts.py) of the weights it can load; empty where it loads none.
+
+Optional
+    N_PORTS             consecutive ports a server takes, the first being `port`; 1 if left out
+    Spec.n_gpus         GPUs its parallelism multiplies to; 0 if left out
+    reads(spec)         the part of READS that a server with these options loads; READS if left out
+    needs_weights(spec) whether a model must name weights; if left out: whether it reads any
+    NEEDS_CONTAINER     True where the server exists as an image only: its `argv` holds what follows the image
 """
 
 import re
@@ -42,6 +48,10 @@ class ServerCommand:
         metrics_port: Offset to the port that tells Prometheus metrics at `metrics_path`.
         metrics_path: None if the server tells none.
         metric_names: Our name of a metric (see serving/metrics.py) → its name in the server's Prometheus metrics.
+        served_name: What the server calls the model, where that cannot be the model key; None: the model key.
+        pass_env: Variables of the launcher's environment that hold secrets the server needs; in a container they are
+            passed by name.
+        binds_all: It listens on every interface whatever it is told: only for a container with a network of its own.
     """
 
     argv: Sequence[str]
@@ -55,6 +65,9 @@ class ServerCommand:
     metrics_port: int = 0
     metrics_path: str | None = None
     metric_names: Mapping[str, str] = field(default_factory=dict)
+    served_name: str | None = None
+    pass_env: Sequence[str] = ()
+    binds_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)

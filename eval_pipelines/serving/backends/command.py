@@ -6,7 +6,11 @@ Needs   the program on this machine; `{port}`, `{host}`, `{weights}` and `{model
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from eval_pipelines.errors import ConfigError
+from eval_pipelines.layouts import LAYOUTS
 from eval_pipelines.serving.backends import Model, ServerCommand
+
+# nobody here knows what the program reads: the operator does
+READS = LAYOUTS
 
 
 class Spec(BaseModel):
@@ -35,9 +39,19 @@ class Spec(BaseModel):
         return argv
 
 
+def needs_weights(spec: Spec) -> bool:
+    """A command line that names no weights brings them itself."""
+    return any("{weights}" in part for part in spec.argv)
+
+
+def reads(spec: Spec) -> frozenset[str]:
+    """Whatever its `{weights}` are; nothing without."""
+    return READS if needs_weights(spec) else frozenset()
+
+
 def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
     """The command line, filled in. Raises ConfigError if it needs weights and the model has none."""
-    if model.weights is None and any("{weights}" in part for part in spec.argv):
+    if model.weights is None and needs_weights(spec):
         raise ConfigError(f"{model.key}: deployment {model.deployment!r} uses {{weights}}, and the model names none")
     values = {"port": port, "host": host, "weights": str(model.weights), "model_key": str(model.key)}
     return ServerCommand(

@@ -5,12 +5,33 @@ Offers  chat, completions, log-likelihood by echo; only the chosen token's log-p
 """
 
 import sys
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.backends import Cause, Model, ServerCommand
+from eval_pipelines.serving.weights import gguf_file
+
+READS = frozenset({"gguf"})
+
+_CAUSES = (
+    Cause(
+        r"openvino.*(not installed|no module)|embedded.*extra",
+        "install the extra: pip install 'eval-pipelines[embedded]'",
+    ),
+    Cause(
+        r"truncated|ends early|no gguf|not a gguf|holds no tensors|incompatible last dim",
+        "the weights are damaged or still being written: copy the file again",
+    ),
+    Cause(
+        r"is gguf version|of the unknown type",
+        "the weights are damaged, or of a newer kind of GGUF than this server reads: convert them as f16",
+    ),
+    Cause(
+        r"(unordered_)?map::at|cannot read the tokenizer",
+        "the file lacks what the server looks for: it is damaged, or of an architecture that OpenVINO does not read "
+        "from GGUF; the `llama_cpp` backend reads more",
+    ),
+)
 
 
 class Spec(BaseModel):
@@ -26,7 +47,7 @@ class Spec(BaseModel):
 
 def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
     """The command line for one GGUF model. Raises ConfigError for weights it cannot read."""
-    weights = _gguf_file(model)
+    weights = gguf_file(model, server="the embedded server")
     # The served name is the model key, so a request meant for another checkpoint is refused, not answered.
     argv = [
         sys.executable, "-m", "eval_pipelines.embedded.cli", "serve",
@@ -37,27 +58,4 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
         argv += ["--threads", str(spec.threads)]
     if spec.max_context:
         argv += ["--max-context", str(spec.max_context)]
-    return ServerCommand(
-        argv=argv,
-        key_env="EMBEDDED_API_KEY",
-        causes=(
-            Cause(
-                r"openvino.*(not installed|no module)|embedded.*extra",
-                "install the extra: pip install 'eval-pipelines[embedded]'",
-            ),
-            Cause(r"truncated|ends early|no gguf|not a gguf", "the weights are damaged or still being written"),
-        ),
-    )
-
-
-def _gguf_file(model: Model) -> Path:
-    if model.weights is None:
-        raise ConfigError(f"{model.key}: the embedded server needs `weights`, a .gguf file or a folder that holds one")
-    files = [model.weights] if model.weights.is_file() else sorted(model.weights.glob("*.gguf"))
-    if len(files) != 1 or files[0].suffix != ".gguf":
-        raise ConfigError(
-            f"{model.key}: the embedded server reads one GGUF file, and {model.weights} "
-            f"{'is none' if model.weights.is_file() else f'holds {len(files)}'}. Convert the checkpoint to GGUF "
-            f"(llama.cpp's convert_hf_to_gguf.py), or give it a deployment whose backend reads its layout."
-        )
-    return files[0]
+    return ServerCommand(argv=argv, key_env="EMBEDDED_API_KEY", causes=_CAUSES)

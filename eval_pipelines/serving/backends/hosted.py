@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from eval_pipelines.serving.backends import Binding, Model
 
+READS: frozenset[str] = frozenset()
+
 
 class Spec(BaseModel):
     """Options of a hosted endpoint."""

@@ -16,6 +16,7 @@ from eval_pipelines.serving.backends import Cause, Model, ServerCommand
 from eval_pipelines.serving.flags import arguments, check_extra_args, flag, program
 from eval_pipelines.serving.weights import huggingface_folder
 
+READS = frozenset({"huggingface"})
 _NOT_FLAGS = {"python", "port", "extra_args"}
 _WEIGHTS_AS: dict[str, tuple[str, ...]] = {"auto": ("*.safetensors",), "safetensors": ("*.safetensors",)}
 _NODES = "one machine serves here; node_commands() writes the command lines for several"

@@ -21,6 +21,7 @@ from eval_pipelines.serving.weights import huggingface_folder, is_adapter
 # no usage reports; and the server's packages come from its own environment, not from ours
 _ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONPATH": ""}
 _BASE_NAME = "lora-base"
+READS = frozenset({"huggingface", "lora", "mistral", "pickle"})
 _NOT_FLAGS = {"executable", "port", "extra_args", "lora_base", "lora_modules"}
 _WEIGHTS_AS: dict[str, tuple[str, ...]] = {"auto": ("*.safetensors",), "safetensors": ("*.safetensors",)}
 
@@ -119,6 +120,15 @@ class Spec(BaseModel):
         if _BASE_NAME in self.lora_modules:
             raise ValueError(f"lora_modules: {_BASE_NAME!r} is the name of the base model; choose another")
         return self
+
+
+def reads(spec: Spec) -> frozenset[str]:
+    """Adapters where a base is named; else folders whose files `load_format` reads."""
+    if spec.lora_base is not None:
+        return frozenset({"lora"})
+    if spec.load_format == "mistral":
+        return frozenset({"mistral"})
+    return frozenset({"huggingface"} if (spec.load_format or "auto") in _WEIGHTS_AS else {"huggingface", "pickle"})
 
 
 def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
