@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 CAPABILITIES = ("chat", "completions", "echo_logprobs", "top_logprobs")
 
@@ -34,7 +35,8 @@ class Endpoint:
         protocol: How it is spoken to: picks the files in client/dialects/.
         path_suffix: Ends every route; some servers answer only with a trailing slash.
         replicas: All servers that answer; empty means the one at `url`.
-        metric_names: Our name of a server metric → its name in the server's Prometheus metrics.
+        metric_names: Our name of a server metric (serving/metrics.py) → its name in the server's Prometheus metrics.
+        log_path: What the server printed, if it was started here.
     """
 
     url: str
@@ -49,6 +51,7 @@ class Endpoint:
     path_suffix: str = ""
     replicas: tuple[Replica, ...] = ()
     metric_names: Mapping[str, str] = field(default_factory=dict)
+    log_path: Path | None = None
 
     @property
     def addresses(self) -> tuple[Replica, ...]:

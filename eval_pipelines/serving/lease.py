@@ -151,13 +151,17 @@ async def _ready(
 ) -> Endpoint:
     order = room.order()
     assert order is not None, "a lease is only reached after an order"
+    headers = {"authorization": f"Bearer {order.api_key}"} if order.api_key else {}
     endpoint = Endpoint(
         url=order.url,
         served_name=str(model.key),
         backend=deployment.backend,
         max_in_flight=deployment.max_in_flight,
         request_timeout_s=deployment.request_timeout_s,
-        headers={"authorization": f"Bearer {order.api_key}"} if order.api_key else {},
+        headers=headers,
+        replicas=(Replica(order.url, headers, _metrics_url(command, order.url)),),
+        metric_names=command.metric_names,
+        log_path=room.log,
     )
     deadline = time.monotonic() + deployment.ready_timeout_s
     async with open_client(replace(endpoint, request_timeout_s=min(30.0, deployment.request_timeout_s))) as client:
@@ -171,6 +175,13 @@ async def _ready(
                 )
             await asyncio.sleep(0.1)
     return await _seen_to_work(endpoint, needs, where=f"the {deployment.backend} server", log=room.log)
+
+
+def _metrics_url(command: ServerCommand, url: str) -> str | None:
+    if command.metrics_path is None:
+        return None
+    server = httpx.URL(url)
+    return str(server.copy_with(port=(server.port or 80) + command.metrics_port, path=command.metrics_path))
 
 
 def _raise_if_ended(room: Room, order: Order, command: ServerCommand, model: Model) -> None:

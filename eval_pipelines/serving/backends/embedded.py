@@ -12,6 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.backends import Cause, Model, ServerCommand
 
+_METRICS = {
+    "n_running": "embedded_sequences_running",
+    "n_waiting": "embedded_sequences_waiting",
+    "kv_cache_share": "embedded_kv_cache_share",
+    "prompt_tokens": "embedded_prompt_tokens_total",
+    "generation_tokens": "embedded_generation_tokens_total",
+    "n_finished": "embedded_requests_total",
+}
+
 
 class Spec(BaseModel):
     """Options of the embedded server."""
@@ -40,6 +49,8 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
     return ServerCommand(
         argv=argv,
         key_env="EMBEDDED_API_KEY",
+        metrics_path="/metrics",
+        metric_names=_METRICS,
         causes=(
             Cause(
                 r"openvino.*(not installed|no module)|embedded.*extra",
