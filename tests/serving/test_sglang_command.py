@@ -25,7 +25,7 @@ def line(argv, model: Model) -> str:
 
 
 HEAD = (
-    "python3 -m sglang.launch_server --model-path WEIGHTS --served-model-name llama@step-100 --sampling-defaults openai"
+    "python3 -m sglang.launch_server --model-path WEIGHTS --served-model-name llama@step-100 --sampling-defaults openai --enable-metrics"
 )
 
 
