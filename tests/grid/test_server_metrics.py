@@ -91,4 +91,3 @@ def test_a_hosted_model_without_metrics_has_a_row_of_our_own_figures(project, mo
     assert (row["n_scrapes"], row["server_generation_tokens"]) == (None, None)
     assert not {"server_metrics", "server_log"} & told.keys()
     assert not (project.data / "landing" / "server_metrics").exists()
-

@@ -11,7 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval_pipelines.errors import WarehouseError
-from eval_pipelines.records import Evaluation, FailureKind, Metric, Record, Request, Response, Sample, Score, ServerMetrics
+from eval_pipelines.records import (
+    Evaluation,
+    FailureKind,
+    Metric,
+    Record,
+    Request,
+    Response,
+    Sample,
+    Score,
+    ServerMetrics,
+)
 from eval_pipelines.warehouse.files import safe_name
 from eval_pipelines.warehouse.landing import ROWS_PER_GROUP, Landing
 from eval_pipelines.warehouse.publish import publish

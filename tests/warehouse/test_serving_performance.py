@@ -91,7 +91,9 @@ def test_the_mart_says_what_the_run_said(tmp_path: Path, seed: int) -> None:
 
 def test_our_clock_and_the_servers_stand_side_by_side(tmp_path: Path) -> None:
     records = [look(0, generation_tokens=0), look(4, generation_tokens=400)]
-    landed(tmp_path, records, wall_s=2.0, completion_tokens=300, prompt_tokens=50, latency_p95_s=0.5, server_version="9")
+    landed(
+        tmp_path, records, wall_s=2.0, completion_tokens=300, prompt_tokens=50, latency_p95_s=0.5, server_version="9"
+    )
     row = performance(tmp_path)
     assert (row["completion_tokens_per_s"], row["prompt_tokens_per_s"]) == (150, 25)
     assert (row["server_generation_tokens_per_s"], row["server_prompt_tokens_per_s"]) == (100, None)
