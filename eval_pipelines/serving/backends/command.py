@@ -56,5 +56,5 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
         health_path=spec.health_path,
         base_path=spec.base_path,
         metrics_path=spec.metrics_path if spec.metric_names else None,
-        metric_names={**spec.metric_names},
+        metric_names={str(name): series for name, series in spec.metric_names.items()},
     )
