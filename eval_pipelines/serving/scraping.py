@@ -23,9 +23,9 @@ from eval_pipelines.endpoint import Endpoint, Replica
 from eval_pipelines.records import ServerMetrics, utc_now
 from eval_pipelines.serving.metrics import COUNTERS, NAMES, SHARES, Counters, ServerSummary, one_number, summarise
 
-EVERY_S: Final = 0.5
+EVERY_S: Final = 1.0
 _MOST_EVERY_S: Final = 60.0
-# looks are this share of the time apart that has passed: 10 s apart after a quarter of an hour
+# 1 % of the time that has passed: a look costs a Python server up to 15 ms, and is worth less the more there were
 _RARER: Final = 0.01
 _TIMEOUT_S: Final = 3.0
 # compressing 100 KB costs the server more than sending them
@@ -134,5 +134,5 @@ class Watch(AbstractAsyncContextManager["Watch"]):
 
 
 def interval_s(passed_s: float, every_s: float = EVERY_S) -> float:
-    """Seconds to the next look, so that two seconds get a few looks and ten hours some 1,100."""
+    """Seconds to the next look, so that two seconds get three looks and ten hours some 1,000."""
     return max(every_s, min(passed_s * _RARER, _MOST_EVERY_S))
