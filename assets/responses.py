@@ -19,7 +19,9 @@ from resources.warehouse import WarehouseResource
 if TYPE_CHECKING:
     from eval_pipelines.benchmarks.harness import Benchmark
     from eval_pipelines.client.fanout import AskReport
+    from eval_pipelines.endpoint import Endpoint
     from eval_pipelines.evaluate import Asked
+    from eval_pipelines.serving.metrics import ServerSummary
 
 _LOG_EVERY_S = 10.0
 _N_PREVIEW = 5
@@ -60,9 +62,9 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
         limit = config.limit or spec.limit
         with told_plainly():
             benchmark = benchmarks.load(name, limit=limit)
-            asked = asyncio.run(_ask(context, benchmark, limit, config.reuse, endpoints, warehouse))
+            asked, of_server = asyncio.run(_ask(context, benchmark, limit, config.reuse, endpoints, warehouse))
         context.log.info(_in_words(asked))
-        metadata = _metadata(asked, benchmark, warehouse)
+        metadata = _metadata(asked, benchmark, warehouse) | of_server
         with told_plainly(metadata):
             asked.raise_if_over_budget(spec.max_failed_share)
         return dg.MaterializeResult(
@@ -80,8 +82,9 @@ async def _ask(
     reuse: bool,
     endpoints: EndpointsResource,
     warehouse: WarehouseResource,
-) -> "Asked":
+) -> tuple["Asked", dict[str, dg.MetadataValue]]:
     from eval_pipelines.evaluate import ask_benchmark
+    from eval_pipelines.serving.scraping import Scraper
 
     landing = warehouse.landing
     model = endpoints.model(context.partition_key)
@@ -91,12 +94,15 @@ async def _ask(
     ) as endpoint:
         context.log.info(f"{model.key} answers at {endpoint.url} ({endpoint.backend} {endpoint.server_version or ''})")
 
+        watched = Scraper(endpoint)
+
         def land(evaluation: Evaluation, new: list[tuple[Request, Response]]) -> None:
             landing.land_responses(evaluation, new)
+            landing.land_server_metrics(evaluation, watched.records)
             landing.land_evaluation(evaluation)
 
         with _Progress(context, f"{model.key} {benchmark.name}") as progress:
-            return await ask_benchmark(
+            asked = await ask_benchmark(
                 benchmark,
                 model,
                 endpoint,
@@ -106,11 +112,13 @@ async def _ask(
                 journals=warehouse.config.data_root / "journal",
                 known=lambda: landing.answered(model.key, model.fingerprint) if reuse else {},
                 land=land,
+                while_asking=watched,
                 on_progress=progress,
                 on_wait=lambda: context.log.info(
                     "another run is asking this cell: waiting for it, then taking over its answers"
                 ),
             )
+        return asked, _of_server(endpoint, watched.summary)
 
 
 def _asked_by(run: dg.DagsterRun) -> str:
@@ -189,6 +197,16 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
         if (seconds := getattr(one, name)) is not None:
             told[name] = round(seconds, 4)
     return {key: value if isinstance(value, dg.MetadataValue) else _plain(value) for key, value in told.items()}
+
+
+def _of_server(endpoint: "Endpoint", summary: "ServerSummary | None") -> dict[str, dg.MetadataValue]:
+    told: dict[str, dg.MetadataValue] = {}
+    if summary is not None:
+        rows = [f"| {name} | {value:.4g} |" for name, value in summary.model_dump().items() if value is not None]
+        told["server_metrics"] = dg.MetadataValue.md("\n".join(["| while it was asked | |", "|---|---|", *rows]))
+    if endpoint.log_path is not None:
+        told["server_log"] = dg.MetadataValue.path(str(endpoint.log_path))
+    return told
 
 
 def _plain(value: object) -> dg.MetadataValue:

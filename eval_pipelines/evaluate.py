@@ -7,9 +7,11 @@ left in its journal is not asked again.
 import asyncio
 import json
 from collections.abc import Callable, Container, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.fanout import AskReport, Limits, Progress, ask
@@ -69,6 +71,7 @@ async def ask_benchmark(
     journals: Path,
     known: Known,
     land: Land,
+    while_asking: AbstractAsyncContextManager[Any] | None = None,
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Asked:
@@ -78,6 +81,7 @@ async def ask_benchmark(
         limit: Samples per subtask that the benchmark was loaded with; None for all.
         known: Earlier answers of this model version by request digest. Called once nobody else asks this cell.
         land: Called with the evaluation and its new outcomes, before the journal is removed.
+        while_asking: Open while requests are on the wire, and only then: not opened if nothing is asked.
         on_wait: Called once if another process is asking the same cell; this one then waits for it.
 
     Raises:
@@ -96,15 +100,16 @@ async def ask_benchmark(
         missing = [request for d, request in requests.items() if d not in earlier and d not in recovered]
         # the budget is a share of all requests, those that earlier runs had answered included
         share_of_missing = min(1.0, spec.max_failed_share * len(requests) / max(len(missing), 1))
-        report = await ask(
-            missing,
-            len(missing),
-            endpoint,
-            journal=journal,
-            limits=Limits(endpoint.max_in_flight, spec.max_attempts, share_of_missing),
-            on_outcome=lambda request, response: outcomes.__setitem__(request.digest, response),
-            on_progress=on_progress,
-        )
+        async with while_asking if while_asking and missing else nullcontext():
+            report = await ask(
+                missing,
+                len(missing),
+                endpoint,
+                journal=journal,
+                limits=Limits(endpoint.max_in_flight, spec.max_attempts, share_of_missing),
+                on_outcome=lambda request, response: outcomes.__setitem__(request.digest, response),
+                on_progress=on_progress,
+            )
         new = recovered | outcomes
         evaluation = _evaluation(
             benchmark, model, endpoint, report, key=key, limit=limit, run_id=run_id, asked_by=asked_by,

@@ -194,3 +194,24 @@ class Evaluation(Record):
     asked_by: str = Field(default="", description="Who or what started the run.")
     project_version: str
     recorded_at: datetime
+
+
+class ServerMetrics(Record):
+    """What one server told of itself at one moment, or why it told nothing. None: it does not tell that one.
+
+    Counters count from `started_at`, also over a restart of the server; whoever else asked it is counted, too.
+    """
+
+    replica: str = Field(description="URL without credentials.")
+    started_at: datetime = Field(description="When it was first asked for its metrics in this try.")
+    scraped_at: datetime = Field(description="The same for all replicas that were asked together.")
+    failure: str | None = Field(default=None, description="Why there are no metrics at that moment.")
+    n_running: int | None = Field(default=None, description="Requests in computation.")
+    n_waiting: int | None = Field(default=None, description="Requests that wait for their turn.")
+    kv_cache_share: float | None = Field(default=None, description="Of the memory for keys and values in use, 0..1.")
+    prefix_cache_hits: int | None = Field(default=None, description="Prompt tokens that were not computed again.")
+    prefix_cache_queries: int | None = Field(default=None, description="Prompt tokens looked up in the cache.")
+    prompt_tokens: int | None = None
+    generation_tokens: int | None = None
+    n_finished: int | None = Field(default=None, description="Requests that ended, however they did.")
+    n_preempted: int | None = Field(default=None, description="Requests whose memory was taken for others.")

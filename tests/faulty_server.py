@@ -29,10 +29,12 @@ DEFAULTS: dict[str, Any] = {
     "faults_of_canaries": False,
     "echo": True,
     "top_logprobs": True,
+    "metrics": None,  # "503" or "stall": /metrics fails so
 }
 SEEN: Counter[str] = Counter()
 ANSWERED: Counter[str] = Counter()
 COUNTS: Counter[str] = Counter()
+TOLD: Counter[str] = Counter()  # what /metrics counts: since the start, whatever /config forgets
 ON_WIRE = {"now": 0}
 
 
@@ -136,6 +138,7 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
         ANSWERED[prompt] += 1
         COUNTS["answered"] += 1
     usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": 5}
+    TOLD.update(usage, finished=1)
     if body.get("echo") and SETTINGS["echo"]:
         choice: dict[str, Any] = {"text": prompt, "logprobs": echo_logprobs(prompt), "finish_reason": "length"}
     elif is_chat:
@@ -167,6 +170,23 @@ async def stats(_: Request) -> Response:
     return JSONResponse({**COUNTS, "n_prompts": len(SEEN), "most_asked": max(SEEN.values(), default=0)})
 
 
+async def metrics(request: Request) -> Response:
+    """Prometheus text with two series of each, as of two engines."""
+    COUNTS["scrapes"] += 1
+    if SETTINGS["metrics"] == "stall":
+        await pause(request, 3600)
+    if SETTINGS["metrics"]:
+        return Response("not now", int(SETTINGS["metrics"]))
+    series = {"running": (ON_WIRE["now"], 0), "cache_share": (0.5, 0.25)}
+    series |= {f"{name}_total": (TOLD[name], 0) for name in ("prompt_tokens", "completion_tokens", "finished")}
+    lines = [
+        f'mock_{name}{{engine="{engine}",model_name="{SETTINGS["model"]}"}} {value}'
+        for name, values in series.items()
+        for engine, value in enumerate(values)
+    ]
+    return Response("\n".join(["# HELP mock_running Requests.", "# TYPE mock_running gauge", *lines, ""]))
+
+
 async def health(_: Request) -> Response:
     return Response("ok")
 
@@ -178,6 +198,7 @@ ROUTES = [
     Route("/config", configure, methods=["POST"]),
     Route("/patch", patch, methods=["POST"]),
     Route("/stats", stats),
+    Route("/metrics", metrics),
     Route("/health", health),
 ]
 

@@ -72,7 +72,9 @@ class Routes:
     async def metrics(self, _: Request) -> Response:
         """Counters in Prometheus' text format."""
         engine = self._service.engine
-        text = self._service.metrics.render(n_running=engine.n_running, n_waiting=engine.n_waiting)
+        text = self._service.metrics.render(
+            n_running=engine.n_running, n_waiting=engine.n_waiting, kv_cache_share=engine.kv_cache_share
+        )
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
     async def tokenizer_info(self, _: Request) -> Response:

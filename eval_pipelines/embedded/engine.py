@@ -80,6 +80,7 @@ class Engine:
     name: str = "not loaded"
     n_running: int = 0
     n_waiting: int = 0
+    kv_cache_share: float = 0.0
     failure: str | None = None
     _streams: dict[int, Stream] = field(default_factory=dict)
     _outbox: "queue.SimpleQueue[ToEngine | None]" = field(default_factory=queue.SimpleQueue)
@@ -187,6 +188,7 @@ class Engine:
         assert isinstance(message, Step)
         self._heard_at = time.monotonic()
         self.n_running, self.n_waiting = message.n_running, message.n_waiting
+        self.kv_cache_share = message.kv_cache_share
         for delta in message.deltas:
             is_over = delta.finish is not None or delta.failure is not None
             stream = self._streams.pop(delta.id, None) if is_over else self._streams.get(delta.id)
@@ -196,6 +198,7 @@ class Engine:
     def _fail(self, reason: str) -> None:
         self.failure = reason
         self.n_running = self.n_waiting = 0
+        self.kv_cache_share = 0.0
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.put(EngineError(reason))

@@ -77,11 +77,12 @@ class Delta:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step of the engine gave, and how many works are in it and waiting for it."""
+    """What one step of the engine gave, how many works are in it and wait for it, and how full its memory is, 0..1."""
 
     deltas: list[Delta] = field(default_factory=list)
     n_running: int = 0
     n_waiting: int = 0
+    kv_cache_share: float = 0.0
 
 
 @dataclass(frozen=True)

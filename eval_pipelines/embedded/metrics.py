@@ -26,8 +26,11 @@ class Metrics:
         self.latency_sum_s += latency_s
         self.latency_count += 1
 
-    def render(self, *, n_running: int, n_waiting: int) -> str:
-        """The text a Prometheus server reads. `n_running` and `n_waiting` count prompts, not HTTP requests."""
+    def render(self, *, n_running: int, n_waiting: int, kv_cache_share: float) -> str:
+        """The text a Prometheus server reads. `n_running` and `n_waiting` count prompts, not HTTP requests.
+
+        `kv_cache_share` is what the last step used of the memory for keys and values, 0..1.
+        """
         lines = [
             "# HELP embedded_requests_total Generation requests by outcome.",
             "# TYPE embedded_requests_total counter",
@@ -36,6 +39,7 @@ class Metrics:
         for name, kind, text, value in (
             ("sequences_running", "gauge", "Sequences in the engine.", n_running),
             ("sequences_waiting", "gauge", "Sequences waiting for the engine.", n_waiting),
+            ("kv_cache_share", "gauge", "Share of the key-value memory in use.", round(kv_cache_share, 6)),
             ("prompt_tokens_total", "counter", "Prompt tokens of answered requests.", self.prompt_tokens),
             ("generation_tokens_total", "counter", "Tokens generated for them.", self.generation_tokens),
         ):

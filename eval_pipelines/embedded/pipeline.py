@@ -40,6 +40,9 @@ class Pipeline(Protocol):
     def has_work(self) -> bool:
         """Whether another step would do anything."""
 
+    def kv_cache_share(self) -> float:
+        """What the last step used of the memory for keys and values, 0..1."""
+
 
 class OpenVinoPipeline:
     """ContinuousBatchingPipeline in float32, so that log-probabilities can be compared between machines."""
@@ -82,6 +85,10 @@ class OpenVinoPipeline:
     def has_work(self) -> bool:
         """Whether a work is unfinished."""
         return bool(self._pipeline.has_non_finished_requests())
+
+    def kv_cache_share(self) -> float:
+        """What the last step used of the memory for keys and values, 0..1."""
+        return float(self._pipeline.get_metrics().cache_usage) / 100  # it tells per cent
 
     def _config(self, work: Work) -> Any:
         config = self._genai.GenerationConfig()

@@ -49,7 +49,9 @@ class Worker:
                 if self._pipeline.has_work():
                     self._pipeline.step()
                     deltas += self._collect()
-                self._pipe.send(Step(deltas, len(self._running), len(self._waiting)))
+                # what the last step used stays in the pipeline's books until the next one
+                share = self._pipeline.kv_cache_share() if self._running else 0.0
+                self._pipe.send(Step(deltas, len(self._running), len(self._waiting), share))
             except (EOFError, BrokenPipeError, ConnectionResetError):
                 return
 

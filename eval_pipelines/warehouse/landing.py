@@ -2,7 +2,8 @@
 
     landing/samples/benchmark=…/<ask version>.parquet
     landing/responses/model=…/benchmark=…/<evaluation id>-<run id>.parquet       only what this run was newly answered
-    landing/evaluations/model=…/benchmark=…/<evaluation id>-<run id>.parquet     after its responses
+    landing/server_metrics/model=…/benchmark=…/<evaluation id>-<run id>.parquet  what its servers told meanwhile
+    landing/evaluations/model=…/benchmark=…/<evaluation id>-<run id>.parquet     after both
     landing/scores/model=…/benchmark=…/<evaluation id>-<score version>-<run id>.parquet
     landing/metrics/…                                                            after its scores: the commit
 
@@ -21,7 +22,7 @@ import pyarrow.parquet as pq
 
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.keys import ModelKey, digest
-from eval_pipelines.records import Evaluation, Failure, Metric, Request, Response, Sample, Score
+from eval_pipelines.records import Evaluation, Failure, Metric, Request, Response, Sample, Score, ServerMetrics
 from eval_pipelines.warehouse.files import safe_name, write_new
 from eval_pipelines.warehouse.shapes import arrow_schema, check_shape
 
@@ -63,6 +64,12 @@ class Landing:
         if first is None:
             return None
         return self._land("responses", self._cell_file("responses", evaluation), itertools.chain([first], rows))
+
+    def land_server_metrics(self, evaluation: Evaluation, records: Iterable[ServerMetrics]) -> Path | None:
+        """Land what the servers told while they were asked; None if they told nothing. Raises WarehouseError."""
+        identity = {name: getattr(evaluation, name) for name in ("evaluation_id", "run_id", "model_key", "benchmark")}
+        rows = [{**identity, **one.model_dump()} for one in records]
+        return self._land("server_metrics", self._cell_file("server_metrics", evaluation), rows) if rows else None
 
     def land_evaluation(self, evaluation: Evaluation) -> Path:
         """Land an evaluation, after its responses: a crash in between leaves no evaluation without evidence."""

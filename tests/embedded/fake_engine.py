@@ -57,6 +57,9 @@ class FakePipeline:
     def has_work(self) -> bool:
         return any(not handle.is_over for handle in self.handles)
 
+    def kv_cache_share(self) -> float:
+        return sum(not handle.is_over for handle in self.handles) / 10
+
 
 if __name__ == "__main__":
     pipe = Connection(int(sys.argv[1]))

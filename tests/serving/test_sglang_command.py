@@ -24,12 +24,10 @@ def line(argv, model: Model) -> str:
     return " ".join(argv).replace(str(model.weights), "WEIGHTS")
 
 
-HEAD = (
-    "python3 -m sglang.launch_server --model-path WEIGHTS --served-model-name llama@step-100 --sampling-defaults openai"
-)
+HEAD = "python3 -m sglang.launch_server --model-path WEIGHTS --served-model-name llama@step-100 --sampling-defaults openai --enable-metrics"
 
 
-def test_without_options_only_name_address_and_neutral_sampling_are_said(model) -> None:
+def test_without_options_only_name_address_neutral_sampling_and_metrics_are_said(model) -> None:
     told = sglang.command(sglang.Spec(), model, host="127.0.0.1", port=8001)
     assert line(told.argv, model) == f"{HEAD} --host 127.0.0.1 --port 8001"
     assert told.key_env is None

@@ -21,7 +21,9 @@ from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.records import Request, Response
 from eval_pipelines.serving.lease import lease, server_id
+from eval_pipelines.serving.metrics import NAMES
 from eval_pipelines.serving.room import Room, Running
+from eval_pipelines.serving.scraping import Scraper
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NEEDS = ("chat", "completions", "echo_logprobs", "top_logprobs")
@@ -117,8 +119,17 @@ async def test_a_leased_vllm_answers_adds_up_and_is_gone_afterwards(tmp_path, ex
         first = [likelihood(a, b) for a, b, _ in PARTS]
         second = [likelihood(a + b, c) for a, b, c in PARTS]
         asked = time.monotonic()
-        told = await answers([chat, *whole, *first, *second], endpoint, tmp_path)
+        async with Scraper(endpoint) as watched:
+            told = await answers([chat, *whole, *first, *second], endpoint, tmp_path)
         print(f"{len(told)} requests in {time.monotonic() - asked:.1f} s")
+
+        print(watched.summary)
+        assert [one.failure for one in watched.records if one.failure] == []
+        assert [name for name in NAMES if getattr(watched.records[-1], name) is None] == []
+        assert watched.records[-1].n_finished == len(told)
+        assert watched.records[-1].generation_tokens == sum(one.completion_tokens or 0 for one in told.values())
+        assert endpoint.log_path
+        assert endpoint.log_path.is_file()
 
         assert [one.failure for one in told.values() if one.failure] == []
         assert "Paris" in (told[chat.digest].text or "")

@@ -11,7 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval_pipelines.errors import WarehouseError
-from eval_pipelines.records import Evaluation, FailureKind, Metric, Record, Request, Response, Sample, Score
+from eval_pipelines.records import (
+    Evaluation,
+    FailureKind,
+    Metric,
+    Record,
+    Request,
+    Response,
+    Sample,
+    Score,
+    ServerMetrics,
+)
 from eval_pipelines.warehouse.files import safe_name
 from eval_pipelines.warehouse.landing import ROWS_PER_GROUP, Landing
 from eval_pipelines.warehouse.publish import publish
@@ -192,6 +202,7 @@ def test_a_file_from_before_a_nullable_column_existed_reads_as_null(tmp_path: Pa
         ("metrics", Metric, set()),
         ("scores", Score, set()),
         ("samples", Sample, set()),
+        ("server_metrics", ServerMetrics, set()),
         ("responses", Response, {"failure"}),
         ("responses", Request, {"messages", "prompt", "continuation", "params"}),
     ],

@@ -1,4 +1,4 @@
-"""vLLM's own words: flags it no longer takes, flags that belong elsewhere, and how to read its failures."""
+"""vLLM's own words: flags it no longer takes, flags that belong elsewhere, its metrics, how to read its failures."""
 
 from eval_pipelines.serving.backends import Cause
 
@@ -68,6 +68,19 @@ SHORT = {
     "-q": "quantization",
     "-sc": "speculative_config",
     "--device-memory-utilization": "gpu_memory_utilization",
+}
+
+# of vLLM 0.32; one series per engine, that is per data-parallel rank
+METRICS = {
+    "n_running": "vllm:num_requests_running",
+    "n_waiting": "vllm:num_requests_waiting",
+    "kv_cache_share": "vllm:kv_cache_usage_perc",
+    "prefix_cache_hits": "vllm:prefix_cache_hits_total",
+    "prefix_cache_queries": "vllm:prefix_cache_queries_total",
+    "prompt_tokens": "vllm:prompt_tokens_total",
+    "generation_tokens": "vllm:generation_tokens_total",
+    "n_finished": "vllm:request_success_total",
+    "n_preempted": "vllm:num_preemptions_total",
 }
 
 # vLLM's last line is always "Engine core initialization failed. See root cause above.": these are the lines above

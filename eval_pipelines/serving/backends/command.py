@@ -3,11 +3,17 @@
 Needs   the program on this machine; `{port}`, `{host}`, `{weights}` and `{model_key}` are filled in
 """
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.layouts import LAYOUTS
 from eval_pipelines.serving.backends import Model, ServerCommand
+from eval_pipelines.serving.metrics import MetricName
+
+# a name, and labels that pick some of its series
+_Series = Annotated[str, Field(pattern=r'^[a-zA-Z_:][\w:]*(\{\w+="[^"\\]*"(,\w+="[^"\\]*")*\})?$')]
 
 # nobody here knows what the program reads: the operator does
 READS = LAYOUTS
@@ -24,6 +30,10 @@ class Spec(BaseModel):
     health_path: str = Field(default="/health", pattern="^/", description="Route that answers 200 once it listens.")
     base_path: str = Field(default="/v1", description="Where the OpenAI-style routes start.")
     key_env: str | None = Field(default=None, description="Variable through which the server takes its clients' key.")
+    metrics_path: str = Field(default="/metrics", pattern="^/", description="Route of its Prometheus metrics.")
+    metric_names: dict[MetricName, _Series] = Field(
+        default_factory=dict, description="Our name of a server metric → its name there; none: they are not read."
+    )
     port: int | None = Field(default=None, ge=1, le=65535, description="Fixed port; default: any free one.")
 
     @field_validator("argv")
@@ -59,4 +69,6 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
         key_env=spec.key_env,
         health_path=spec.health_path,
         base_path=spec.base_path,
+        metrics_path=spec.metrics_path if spec.metric_names else None,
+        metric_names={str(name): series for name, series in spec.metric_names.items()},
     )

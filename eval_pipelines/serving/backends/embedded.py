@@ -33,6 +33,15 @@ _CAUSES = (
     ),
 )
 
+_METRICS = {
+    "n_running": "embedded_sequences_running",
+    "n_waiting": "embedded_sequences_waiting",
+    "kv_cache_share": "embedded_kv_cache_share",
+    "prompt_tokens": "embedded_prompt_tokens_total",
+    "generation_tokens": "embedded_generation_tokens_total",
+    "n_finished": "embedded_requests_total",
+}
+
 
 class Spec(BaseModel):
     """Options of the embedded server."""
@@ -58,4 +67,6 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
         argv += ["--threads", str(spec.threads)]
     if spec.max_context:
         argv += ["--max-context", str(spec.max_context)]
-    return ServerCommand(argv=argv, key_env="EMBEDDED_API_KEY", causes=_CAUSES)
+    return ServerCommand(
+        argv=argv, key_env="EMBEDDED_API_KEY", metrics_path="/metrics", metric_names=_METRICS, causes=_CAUSES
+    )

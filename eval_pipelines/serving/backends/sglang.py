@@ -36,7 +36,20 @@ _ELSEWHERE = {
     "--dp": "use `dp_size`",
     "--expert-parallel-size": "use `ep_size`",
     "--ep": "use `ep_size`",
+    "--enable-metrics": "it is always on: they are read while the server is asked",
     **dict.fromkeys(("--nnodes", "--node-rank", "--dist-init-addr", "--nccl-init-addr"), _NODES),
+}
+# of SGLang 0.5.23. It looks up every prompt token in its prefix cache.
+_METRICS = {
+    "n_running": "sglang:num_running_reqs",
+    "n_waiting": "sglang:num_queue_reqs",
+    "kv_cache_share": "sglang:token_usage",
+    "prefix_cache_hits": "sglang:cached_tokens_total",
+    "prefix_cache_queries": "sglang:prompt_tokens_total",
+    "prompt_tokens": "sglang:prompt_tokens_total",
+    "generation_tokens": "sglang:generation_tokens_total",
+    "n_finished": "sglang:num_requests_total",
+    "n_preempted": "sglang:num_retracted_requests_total",
 }
 _CAUSES = (
     Cause(
@@ -108,7 +121,11 @@ class Spec(BaseModel):
 def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
     """The command line for one model on one machine. Raises ConfigError for weights SGLang cannot read."""
     return ServerCommand(
-        argv=[*_launch(spec, model, host, port), *spec.extra_args], env={"PYTHONPATH": ""}, causes=_CAUSES
+        argv=[*_launch(spec, model, host, port), *spec.extra_args],
+        env={"PYTHONPATH": ""},
+        causes=_CAUSES,
+        metrics_path="/metrics",
+        metric_names=_METRICS,
     )
 
 
@@ -130,5 +147,5 @@ def _launch(spec: Spec, model: Model, host: str, port: int) -> list[str]:
     # The served name is the model key, so a request meant for another checkpoint is refused, not answered.
     return [
         spec.python, "-m", "sglang.launch_server", "--model-path", str(folder), "--served-model-name", str(model.key),
-        "--sampling-defaults", "openai", *arguments(spec, leave_out=_NOT_FLAGS), "--host", host, "--port", str(port),
+        "--sampling-defaults", "openai", "--enable-metrics", *arguments(spec, leave_out=_NOT_FLAGS), "--host", host, "--port", str(port),
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.backends import Model, ServerCommand
-from eval_pipelines.serving.backends._vllm_words import CAUSES, ELSEWHERE, REMOVED, SHORT
+from eval_pipelines.serving.backends._vllm_words import CAUSES, ELSEWHERE, METRICS, REMOVED, SHORT
 from eval_pipelines.serving.flags import arguments, check_extra_args, flag, names, program
 from eval_pipelines.serving.weights import huggingface_folder, is_adapter
 
@@ -138,6 +138,8 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
         env=_ENV,
         key_env="VLLM_API_KEY",
         causes=CAUSES,
+        metrics_path="/metrics",
+        metric_names=METRICS,
     )
 
 
