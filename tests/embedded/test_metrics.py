@@ -11,7 +11,7 @@ from eval_pipelines.endpoint import Endpoint, Replica
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.serving.metrics import NAMES
-from eval_pipelines.serving.scraping import Wanted, Scraper
+from eval_pipelines.serving.scraping import Scraper, Wanted
 
 pytestmark = pytest.mark.slow
 
