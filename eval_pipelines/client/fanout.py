@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from eval_pipelines.client import failures
-from eval_pipelines.client.dialects import dialect
+from eval_pipelines.client import failures, polling, rate
+from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import Endpoint
@@ -164,12 +164,16 @@ class _Run:
     async def _until_final(self, client: httpx.AsyncClient, request: Request) -> Response:
         spoken = self._dialect(request.operation)
         url = f"{self.endpoint.url}{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
-        body = json.dumps(spoken.body(request, self.endpoint.served_name), ensure_ascii=False).encode()
+        body = json.dumps(
+            spoken.body(renamed(request, self.endpoint), self.endpoint.served_name), ensure_ascii=False
+        ).encode()
         for n_attempts in itertools.count(1):
+            ticket = await rate.turn(client, url, request)  # before the clock starts: waiting is no latency
             asked_at, started = utc_now(), time.perf_counter()
             told: dict[str, Any]
             try:
-                told = spoken.read(request, await post(client, url, body))
+                told = spoken.read(request, await post(client, url, body, spoken))
+                rate.settled(ticket, told)
                 wait_s = None
             except failures.NoAnswer as no_answer:
                 told = {"failure": no_answer.failure}
@@ -191,14 +195,18 @@ class _Run:
         return self._dialects[operation]
 
 
-async def post(client: httpx.AsyncClient, url: str, body: bytes) -> dict[str, Any]:
+async def post(client: httpx.AsyncClient, url: str, body: bytes, spoken: ModuleType | None = None) -> dict[str, Any]:
     """One attempt. Raises NoAnswer for everything that is no JSON object in a 2xx reply without an error."""
+    look_again = getattr(spoken, "look_again", None)
     try:
+        if look_again:
+            return await polling.answer(client, url, body, look_again, _object_in)
         return _object_in(await client.post(url, content=body))
     except httpx.HTTPError as error:
         failed, retry_after_s = failures.from_exception(error), None
     except failures.NoAnswer as no_answer:
         failed, retry_after_s = no_answer.failure, no_answer.retry_after_s
+    rate.hold(client, url, retry_after_s)
     raise failures.NoAnswer(failures.without(failed, _secrets(client)), retry_after_s=retry_after_s)
 
 

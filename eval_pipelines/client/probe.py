@@ -7,10 +7,11 @@ import asyncio
 
 import httpx
 
-from eval_pipelines.client import failures
-from eval_pipelines.client.dialects import dialect
+from eval_pipelines.client import failures, rate
+from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.fanout import post
 from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.errors import UnsupportedError
 from eval_pipelines.records import Failure, FailureKind, Request
 
 # an unlikely text: a server that tells the best token at each position names others than these
@@ -19,7 +20,9 @@ _N_ATTEMPTS = 4
 
 
 async def served_names(client: httpx.AsyncClient, endpoint: Endpoint) -> list[str] | None:
-    """The model names the server says it serves; None if it does not say."""
+    """The model names the server says it serves; None if it does not say, or not of this model."""
+    if not endpoint.lists_models:
+        return None
     named: list[str] | None = await dialect(endpoint.protocol, "chat").served_names(
         client, endpoint.url, endpoint.served_name
     )
@@ -33,23 +36,29 @@ async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capabili
     """
     failed = None
     for n_attempts in range(1, _N_ATTEMPTS + 1):
-        failed = await _try_once(client, endpoint, capability)
+        wait_s = None
+        try:
+            failed = await _try_once(client, endpoint, capability)
+        except failures.NoAnswer as no_answer:
+            failed, wait_s = no_answer.failure, no_answer.retry_after_s
         if failed is None or failed.kind not in failures.RETRYABLE:
             return failed
         if n_attempts < _N_ATTEMPTS:
-            await asyncio.sleep(failures.Backoff().wait_s(n_attempts, None, 0.0))
+            await asyncio.sleep(failures.Backoff().wait_s(n_attempts, wait_s, 0.0))
     return failed
 
 
 async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
     request = _canary(capability)
     spoken = dialect(endpoint.protocol, request.operation)
-    body = httpx.Request("POST", endpoint.url, json=spoken.body(request, endpoint.served_name)).content
-    url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
     try:
-        told = spoken.read(request, await post(client, url, body))
-    except failures.NoAnswer as no_answer:
-        return no_answer.failure
+        body = httpx.Request("POST", endpoint.url, json=spoken.body(renamed(request, endpoint), endpoint.served_name))
+    except UnsupportedError as error:  # it cannot even be said: nothing is sent
+        return failures.failure(FailureKind.UNSUPPORTED, str(error))
+    url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
+    ticket = await rate.turn(client, url, request)
+    told = spoken.read(request, await post(client, url, body.content, spoken))
+    rate.settled(ticket, told)
     if capability == "top_logprobs" and told.get("is_greedy") is not False:
         return failures.failure(FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
     return None

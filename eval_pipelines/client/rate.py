@@ -1,0 +1,289 @@
+"""Requests and tokens per minute, counted together by all processes of a machine; and Retry-After for everybody.
+
+The rule itself is a function of `now` over a small state. The state lies in a file that is replaced under a lock
+which the kernel releases: a process killed at any moment leaves what it was granted as counted, and nothing else.
+Moments are of the monotonic clock, which processes share until the machine restarts; its restart starts a new file.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from eval_pipelines.client.failures import Backoff
+from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.errors import ConfigError
+from eval_pipelines.keys import digest
+from eval_pipelines.records import Request
+
+WINDOW_S = 60.0
+# The grain of the count. What leaves evenly may arrive a little less so: an entry counts up to this much longer.
+_BUCKET_S = 1.0
+# How far a late start may be made up for: without it, each late wake-up lowers the rate.
+_MAKE_UP_S = 0.25
+# Others may finish, and give back what they did not use, while one waits.
+_LOOK_EVERY_S = 0.1
+_BYTES_PER_TOKEN = 3  # English has four or more; a guess that is too low would break the limit
+_MEMORY_OF_MEAN = 0.8
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
+
+
+# the rule: functions of `now`
+
+
+@dataclass(frozen=True, slots=True)
+class PerMinute:
+    """What may start in any `WINDOW_S`; None: no limit."""
+
+    requests: int | None = None
+    tokens: int | None = None
+
+
+@dataclass(slots=True)
+class State:
+    """What was granted lately.
+
+    Attributes:
+        last: When the last request started, in the even flow.
+        mean_tokens: Tokens that a request really took, on a moving average; None before the first is known.
+        buckets: Number of the bucket → requests and tokens granted in it.
+    """
+
+    last: float | None = None
+    mean_tokens: float | None = None
+    buckets: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+def admit(state: State, limit: PerMinute, n_tokens: int, now: float) -> float:
+    """Count a request of `n_tokens` and return 0; or return the seconds after which to ask again, and count nothing."""
+    n_tokens = min(n_tokens, limit.tokens or n_tokens)  # larger than all: let the server say so
+    state.buckets = {b: entry for b, entry in state.buckets.items() if _leaves_at(b) > now}
+    gap_s = _gap_s(state, limit, n_tokens)
+    due = now if state.last is None else state.last + gap_s
+    wait_s = max(due - now, _wait_for_room_s(state, limit, n_tokens, now))
+    if wait_s > 0:
+        return wait_s
+    bucket = int(now // _BUCKET_S)
+    n, tokens = state.buckets.get(bucket, (0, 0))
+    state.buckets[bucket] = (n + 1, tokens + n_tokens)
+    state.last = max(due, now - _MAKE_UP_S)
+    return 0.0
+
+
+def settle(state: State, bucket: int, n_counted: int, n_tokens: int) -> None:
+    """A request that was counted with `n_counted` tokens took `n_tokens`."""
+    if bucket in state.buckets:
+        n, tokens = state.buckets[bucket]
+        state.buckets[bucket] = (n, max(0, tokens + n_tokens - n_counted))
+    mean = n_tokens if state.mean_tokens is None else state.mean_tokens
+    state.mean_tokens = _MEMORY_OF_MEAN * mean + (1 - _MEMORY_OF_MEAN) * n_tokens
+
+
+def _gap_s(state: State, limit: PerMinute, n_tokens: int) -> float:
+    """Seconds between two starts that use up the limits evenly."""
+    mean = n_tokens if state.mean_tokens is None else state.mean_tokens
+    shares = (1 / limit.requests if limit.requests else 0.0, mean / limit.tokens if limit.tokens else 0.0)
+    return (WINDOW_S + _BUCKET_S) * max(shares)
+
+
+def _wait_for_room_s(state: State, limit: PerMinute, n_tokens: int, now: float) -> float:
+    """Seconds until enough of what was granted is older than the window."""
+    n_over = sum(n for n, _ in state.buckets.values()) + 1 - (limit.requests or 10**18)
+    tokens_over = sum(tokens for _, tokens in state.buckets.values()) + n_tokens - (limit.tokens or 10**18)
+    wait_s = 0.0
+    for bucket, (n, tokens) in sorted(state.buckets.items()):
+        if n_over <= 0 and tokens_over <= 0:
+            break
+        n_over, tokens_over = n_over - n, tokens_over - tokens
+        wait_s = _leaves_at(bucket) - now
+    return wait_s
+
+
+def _leaves_at(bucket: int) -> float:
+    return (bucket + 1) * _BUCKET_S + WINDOW_S
+
+
+def estimate_tokens(request: Request) -> int:
+    """How many tokens a request may take, prompt and answer together, before anybody counted them."""
+    texts = [request.prompt or "", request.continuation or ""]
+    texts += [message.get("content") or "" for message in request.messages or ()]
+    given = [request.params[name] for name in _MAX_TOKENS if isinstance(request.params.get(name), int)]
+    answer = 1 if request.operation == "loglikelihood" else max(given, default=0)
+    return sum(len(text.encode(errors="replace")) for text in texts) // _BYTES_PER_TOKEN + 1 + int(answer)
+
+
+# the state, shared
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One attempt that was let through, and what was counted for it."""
+
+    limiter: "Limiter"
+    bucket: int
+    n_tokens: int
+
+
+class Limiter:
+    """The limits of one address."""
+
+    def __init__(self, limit: PerMinute, path: Path | None) -> None:
+        """`path` is the file in which everybody counts; None: this object counts alone."""
+        self.limit, self.path = limit, path
+        self._own = State()
+        # one in the queue asks for all in this process: first come, first served, and no crowd at the lock
+        self._queue = asyncio.Lock()
+        self._unsettled: list[tuple[int, int, int]] = []
+
+    async def take(self, n_tokens: int) -> Ticket:
+        """Wait until a request of so many tokens may start. Raises ConfigError where the count cannot be kept."""
+        async with self._queue:
+            while True:
+                with self._state() as state:
+                    now = time.monotonic()
+                    wait_s = _LOOK_EVERY_S / 10 if state is None else admit(state, self.limit, n_tokens, now)
+                if wait_s <= 0:
+                    return Ticket(self, int(now // _BUCKET_S), min(n_tokens, self.limit.tokens or n_tokens))
+                await asyncio.sleep(min(wait_s, _LOOK_EVERY_S))
+
+    def settle(self, ticket: Ticket, n_tokens: int) -> None:
+        """Count what a request really took."""
+        self._unsettled.append((ticket.bucket, ticket.n_tokens, n_tokens))
+        with self._state():
+            pass
+
+    @contextmanager
+    def _state(self) -> Iterator[State | None]:
+        """The state, to be changed within; None if somebody else is changing it."""
+        if self.path is None:
+            self._settle_in(self._own)
+            yield self._own
+            return
+        try:
+            lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _cannot_keep(self.path, error) from None
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield None
+                return
+            state = _read(self.path)
+            before = repr(state)
+            self._settle_in(state)
+            yield state
+            if repr(state) != before:
+                _write(self.path, state)
+        finally:
+            os.close(lock)
+
+    def _settle_in(self, state: State) -> None:
+        for entry in self._unsettled:
+            settle(state, *entry)
+        self._unsettled.clear()
+
+
+def _read(path: Path) -> State:
+    try:
+        told = json.loads(path.read_bytes())
+        buckets = {int(bucket): (int(n), int(tokens)) for bucket, n, tokens in told["buckets"]}
+        return State(told["last"], told["mean_tokens"], buckets)
+    except FileNotFoundError:
+        return State()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _cannot_keep(path, error) from None
+
+
+def _write(path: Path, state: State) -> None:
+    buckets = [[bucket, *entry] for bucket, entry in state.buckets.items()]
+    text = json.dumps({"last": state.last, "mean_tokens": state.mean_tokens, "buckets": buckets})
+    aside = path.with_suffix(".new")  # only the holder of the lock writes it
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    except OSError as error:
+        raise _cannot_keep(path, error) from None
+
+
+def _cannot_keep(path: Path, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{path}: cannot count requests per minute in this file: {error}. The folder must be writable; if the file is "
+        f"damaged, delete it, and wait a minute before asking on."
+    )
+
+
+# what every request of one client passes
+
+
+class Gate:
+    """Holds requests back: while a server asked to wait, and until the limits have room."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        limit = PerMinute(endpoint.requests_per_minute, endpoint.tokens_per_minute)
+        urls = {endpoint.url, *(replica.url for replica in endpoint.addresses)} if limit != PerMinute() else set()
+        self._limiters: Mapping[str, Limiter] = {
+            url: Limiter(limit, _path_of(url, endpoint.key_env, endpoint.rates_folder)) for url in urls
+        }
+        self._held_until: dict[str, float] = {}
+
+    async def turn(self, url: str, request: Request) -> Ticket | None:
+        """Wait until `request` may be sent to `url`."""
+        host = _host(url)
+        while (left_s := self._held_until.get(host, 0.0) - time.monotonic()) > 0:
+            await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
+        for address, limiter in self._limiters.items():
+            if url.startswith(f"{address}/"):
+                return await limiter.take(estimate_tokens(request))
+        return None
+
+    def hold(self, url: str, wait_s: float) -> None:
+        """The server at `url` asked to be left alone for so many seconds."""
+        until = time.monotonic() + min(wait_s, Backoff().retry_after_cap_s)
+        self._held_until[_host(url)] = max(until, self._held_until.get(_host(url), 0.0))
+
+
+async def turn(client: httpx.AsyncClient, url: str, request: Request) -> Ticket | None:
+    """Wait until `request` may be sent; what is returned goes to `settle`."""
+    gate: Gate | None = getattr(client, "gate", None)
+    return None if gate is None else await gate.turn(url, request)
+
+
+def settled(ticket: Ticket | None, told: Mapping[str, Any]) -> None:
+    """Count what an attempt took, if its answer tells."""
+    counts = (told.get("prompt_tokens"), told.get("completion_tokens"))
+    if ticket is not None and counts != (None, None):
+        ticket.limiter.settle(ticket, sum(count or 0 for count in counts))
+
+
+def hold(client: httpx.AsyncClient, url: str, wait_s: float | None) -> None:
+    """Keep all requests of this client from the server at `url` as long as it asked for."""
+    gate: Gate | None = getattr(client, "gate", None)
+    if gate is not None and wait_s:
+        gate.hold(url, wait_s)
+
+
+def _host(url: str) -> str:
+    return url.split("/", 3)[2]
+
+
+def _path_of(url: str, key_env: str | None, folder: Path | None) -> Path | None:
+    return None if folder is None else folder / f"rates-{digest([url, key_env, _boot_id()], n_bytes=8)}.json"
+
+
+@cache
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
