@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import time
 import zlib
 from collections import Counter
 from typing import Any
@@ -34,6 +35,7 @@ SEEN: Counter[str] = Counter()
 ANSWERED: Counter[str] = Counter()
 COUNTS: Counter[str] = Counter()
 ON_WIRE = {"now": 0}
+ARRIVED: list[float] = []  # moments of the monotonic clock
 
 
 def share_of(text: str) -> float:
@@ -97,6 +99,7 @@ def echo_logprobs(text: str) -> dict[str, Any]:
 
 
 async def complete(request: Request) -> Response:
+    ARRIVED.append(time.monotonic())
     body = await request.json()
     COUNTS["requests"] += 1
     ON_WIRE["now"] += 1
@@ -155,6 +158,7 @@ async def configure(request: Request) -> Response:
     SETTINGS.update(await request.json())
     for counter in (SEEN, ANSWERED, COUNTS):
         counter.clear()
+    ARRIVED.clear()
     return JSONResponse(SETTINGS)
 
 
@@ -165,6 +169,10 @@ async def patch(request: Request) -> Response:
 
 async def stats(_: Request) -> Response:
     return JSONResponse({**COUNTS, "n_prompts": len(SEEN), "most_asked": max(SEEN.values(), default=0)})
+
+
+async def arrivals(_: Request) -> Response:
+    return JSONResponse(ARRIVED)
 
 
 async def health(_: Request) -> Response:
@@ -178,6 +186,7 @@ ROUTES = [
     Route("/config", configure, methods=["POST"]),
     Route("/patch", patch, methods=["POST"]),
     Route("/stats", stats),
+    Route("/arrivals", arrivals),
     Route("/health", health),
 ]
 

@@ -240,7 +240,7 @@ class Gate:
     async def turn(self, url: str, request: Request) -> Ticket | None:
         """Wait until `request` may be sent to `url`."""
         host = _host(url)
-        while (left_s := self._held_until.get(host, 0.0) - time.monotonic()) > 0:
+        while (left_s := self._held_until.get(host, 0.0) - time.monotonic()) > 0:  # noqa: ASYNC110 - it may be prolonged
             await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
         for address, limiter in self._limiters.items():
             if url.startswith(f"{address}/"):
@@ -278,7 +278,13 @@ def _host(url: str) -> str:
 
 
 def _path_of(url: str, key_env: str | None, folder: Path | None) -> Path | None:
-    return None if folder is None else folder / f"rates-{digest([url, key_env, _boot_id()], n_bytes=8)}.json"
+    if folder is None:
+        return None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_keep(folder, error) from None
+    return folder / f"rates-{digest([url, key_env, _boot_id()], n_bytes=8)}.json"
 
 
 @cache

@@ -20,7 +20,7 @@ from eval_pipelines import plugins
 from eval_pipelines.client import probe
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.config import Deployment
-from eval_pipelines.endpoint import Endpoint, Replica
+from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import (
     ConfigError,
     NotReadyError,
@@ -33,6 +33,7 @@ from eval_pipelines.keys import digest, slug
 from eval_pipelines.models import Model
 from eval_pipelines.records import FailureKind
 from eval_pipelines.serving.backends import Binding, ServerCommand, likely_cause
+from eval_pipelines.serving.binding import bound_endpoint
 from eval_pipelines.serving.locks import FileLock
 from eval_pipelines.serving.room import Order, Room
 
@@ -61,7 +62,7 @@ async def lease(
     """
     backend = plugins.load("serving.backends", deployment.backend, kind="backend")
     if hasattr(backend, "bind"):
-        yield await _bound(backend.bind(deployment.spec, model), deployment, needs, secrets_)
+        yield await _bound(backend.bind(deployment.spec, model), deployment, needs, secrets_, leases)
         return
     room = Room(leases / server_id(model, deployment)).make()
     with room.lock("holders") as holder:
@@ -194,29 +195,20 @@ def _raise_if_ended(room: Room, order: Order, command: ServerCommand, model: Mod
 
 
 async def _bound(
-    binding: Binding, deployment: Deployment, needs: Collection[str], secrets_: Mapping[str, str]
+    binding: Binding, deployment: Deployment, needs: Collection[str], secrets_: Mapping[str, str], leases: Path
 ) -> Endpoint:
-    headers = {name.lower(): value for name, value in binding.headers.items()}
-    if binding.key_env:
-        key = secrets_.get(binding.key_env, "")
-        if not key:
-            raise ConfigError(
-                f"the environment variable {binding.key_env} is not set, and the deployment names it in api_key_env. "
-                f"Set it where Dagster runs (for example in .env), then try again."
-            )
-        headers[binding.key_header] = binding.key_prefix + key
-    endpoint = Endpoint(
-        url=binding.urls[0],
-        served_name=binding.served_name,
-        backend=deployment.backend,
-        max_in_flight=deployment.max_in_flight,
-        request_timeout_s=deployment.request_timeout_s,
-        headers=headers,
-        protocol=binding.protocol,
-        path_suffix=binding.path_suffix,
-        replicas=tuple(Replica(url, headers) for url in binding.urls),
-    )
-    return await _seen_to_work(endpoint, needs, where=binding.urls[0], key_env=binding.key_env)
+    endpoint = bound_endpoint(binding, deployment, secrets_, leases)
+    asked = [
+        _seen_to_work(replace(endpoint, url=url, replicas=()), needs, where=url, key_env=binding.key_env)
+        for url in binding.urls
+    ]
+    # every address, and all of them to their end: one that serves another model would spoil a share of the answers
+    seen = await asyncio.gather(*asked, return_exceptions=True)
+    for one in seen:
+        if isinstance(one, BaseException):
+            raise one
+    versions = {one.server_version for one in seen if isinstance(one, Endpoint) and one.server_version}
+    return replace(endpoint, offers=frozenset(needs), server_version=", ".join(sorted(versions)) or None)
 
 
 async def _seen_to_work(
