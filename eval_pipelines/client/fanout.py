@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from eval_pipelines.client import failures, polling, rate
+from eval_pipelines.client import failures, gate, polling
 from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.transport import open_client
@@ -168,12 +168,12 @@ class _Run:
             spoken.body(renamed(request, self.endpoint), self.endpoint.served_name), ensure_ascii=False
         ).encode()
         for n_attempts in itertools.count(1):
-            ticket = await rate.turn(client, url, request)  # before the clock starts: waiting is no latency
+            ticket = await gate.turn(client, url, request)  # before the clock starts: waiting is no latency
             asked_at, started = utc_now(), time.perf_counter()
             told: dict[str, Any]
             try:
                 told = spoken.read(request, await post(client, url, body, spoken))
-                rate.settled(ticket, told)
+                gate.settled(ticket, told)
                 wait_s = None
             except failures.NoAnswer as no_answer:
                 told = {"failure": no_answer.failure}
@@ -206,7 +206,7 @@ async def post(client: httpx.AsyncClient, url: str, body: bytes, spoken: ModuleT
         failed, retry_after_s = failures.from_exception(error), None
     except failures.NoAnswer as no_answer:
         failed, retry_after_s = no_answer.failure, no_answer.retry_after_s
-    rate.hold(client, url, retry_after_s)
+    gate.hold(client, url, retry_after_s)
     raise failures.NoAnswer(failures.without(failed, _secrets(client)), retry_after_s=retry_after_s)
 
 

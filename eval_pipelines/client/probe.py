@@ -7,7 +7,7 @@ import asyncio
 
 import httpx
 
-from eval_pipelines.client import failures, rate
+from eval_pipelines.client import failures, gate
 from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.fanout import post
 from eval_pipelines.endpoint import Endpoint
@@ -36,15 +36,11 @@ async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capabili
     """
     failed = None
     for n_attempts in range(1, _N_ATTEMPTS + 1):
-        wait_s = None
-        try:
-            failed = await _try_once(client, endpoint, capability)
-        except failures.NoAnswer as no_answer:
-            failed, wait_s = no_answer.failure, no_answer.retry_after_s
+        failed = await _try_once(client, endpoint, capability)
         if failed is None or failed.kind not in failures.RETRYABLE:
             return failed
         if n_attempts < _N_ATTEMPTS:
-            await asyncio.sleep(failures.Backoff().wait_s(n_attempts, wait_s, 0.0))
+            await asyncio.sleep(failures.Backoff().wait_s(n_attempts, None, 0.0))
     return failed
 
 
@@ -56,9 +52,12 @@ async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: s
     except UnsupportedError as error:  # it cannot even be said: nothing is sent
         return failures.failure(FailureKind.UNSUPPORTED, str(error))
     url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
-    ticket = await rate.turn(client, url, request)
-    told = spoken.read(request, await post(client, url, body.content, spoken))
-    rate.settled(ticket, told)
+    ticket = await gate.turn(client, url, request)  # waits as long as the server asked for in its last reply
+    try:
+        told = spoken.read(request, await post(client, url, body.content, spoken))
+    except failures.NoAnswer as no_answer:
+        return no_answer.failure
+    gate.settled(ticket, told)
     if capability == "top_logprobs" and told.get("is_greedy") is not False:
         return failures.failure(FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
     return None

@@ -1,6 +1,6 @@
-"""Requests and tokens per minute, counted together by all processes of a machine; and Retry-After for everybody.
+"""Requests and tokens per minute, counted together by all processes of a machine.
 
-The rule itself is a function of `now` over a small state. The state lies in a file that is replaced under a lock
+The rule itself is a function of `now` over a small state. The state lies in a file that is written under a lock
 which the kernel releases: a process killed at any moment leaves what it was granted as counted, and nothing else.
 Moments are of the monotonic clock, which processes share until the machine restarts; its restart starts a new file.
 """
@@ -9,19 +9,14 @@ import asyncio
 import fcntl
 import json
 import os
-import random
 import time
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import httpx
-
-from eval_pipelines.client.failures import Backoff
-from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.keys import digest
 from eval_pipelines.records import Request
@@ -35,6 +30,7 @@ _MAKE_UP_S = 0.25
 _LOOK_EVERY_S = 0.1
 _BYTES_PER_TOKEN = 3  # English has four or more; a guess that is too low would break the limit
 _MEMORY_OF_MEAN = 0.8
+_SLOT_BYTES = 4096  # a state takes less than half of it
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 
 
@@ -170,23 +166,23 @@ class Limiter:
             yield self._own
             return
         try:
-            lock = os.open(self.path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise _cannot_keep(self.path, error) from None
         try:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 yield None
                 return
-            state = _read(self.path)
+            number, state = _read(file, self.path)
             before = repr(state)
             self._settle_in(state)
             yield state
             if repr(state) != before:
-                _write(self.path, state)
+                _write(file, self.path, number + 1, state)
         finally:
-            os.close(lock)
+            os.close(file)
 
     def _settle_in(self, state: State) -> None:
         for entry in self._unsettled:
@@ -194,24 +190,33 @@ class Limiter:
         self._unsettled.clear()
 
 
-def _read(path: Path) -> State:
-    try:
-        told = json.loads(path.read_bytes())
-        buckets = {int(bucket): (int(n), int(tokens)) for bucket, n, tokens in told["buckets"]}
-        return State(told["last"], told["mean_tokens"], buckets)
-    except FileNotFoundError:
-        return State()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _cannot_keep(path, error) from None
+def _read(file: int, path: Path) -> tuple[int, State]:
+    """The newest state that was written whole, and its number."""
+    text = os.pread(file, 2 * _SLOT_BYTES, 0)
+    found = [_state_in(text[at : at + _SLOT_BYTES]) for at in range(0, len(text), _SLOT_BYTES)]
+    whole = [one for one in found if one is not None]
+    if text and not whole:
+        raise _cannot_keep(path, ValueError("it holds something else"))
+    return max(whole, key=lambda one: one[0], default=(0, State()))
 
 
-def _write(path: Path, state: State) -> None:
+def _state_in(slot: bytes) -> tuple[int, State] | None:
+    checksum, _, text = slot.rstrip(b"\0").partition(b" ")
+    if checksum != b"%08x" % zlib.crc32(text):
+        return None
+    told = json.loads(text)
+    buckets = {bucket: (n, tokens) for bucket, n, tokens in told["buckets"]}
+    return told["number"], State(told["last"], told["mean_tokens"], buckets)
+
+
+def _write(file: int, path: Path, number: int, state: State) -> None:
+    """Write into the slot that is not the newest: a process killed meanwhile leaves the newest as it was."""
     buckets = [[bucket, *entry] for bucket, entry in state.buckets.items()]
-    text = json.dumps({"last": state.last, "mean_tokens": state.mean_tokens, "buckets": buckets})
-    aside = path.with_suffix(".new")  # only the holder of the lock writes it
+    told = {"number": number, "last": state.last, "mean_tokens": state.mean_tokens, "buckets": buckets}
+    text = json.dumps(told, separators=(",", ":")).encode()
+    slot = b"%08x %s" % (zlib.crc32(text), text)
     try:
-        aside.write_text(text)
-        aside.replace(path)
+        os.pwrite(file, slot.ljust(_SLOT_BYTES, b"\0"), number % 2 * _SLOT_BYTES)
     except OSError as error:
         raise _cannot_keep(path, error) from None
 
@@ -223,68 +228,15 @@ def _cannot_keep(path: Path, error: Exception) -> ConfigError:
     )
 
 
-# what every request of one client passes
-
-
-class Gate:
-    """Holds requests back: while a server asked to wait, and until the limits have room."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        limit = PerMinute(endpoint.requests_per_minute, endpoint.tokens_per_minute)
-        urls = {endpoint.url, *(replica.url for replica in endpoint.addresses)} if limit != PerMinute() else set()
-        self._limiters: Mapping[str, Limiter] = {
-            url: Limiter(limit, _path_of(url, endpoint.key_env, endpoint.rates_folder)) for url in urls
-        }
-        self._held_until: dict[str, float] = {}
-
-    async def turn(self, url: str, request: Request) -> Ticket | None:
-        """Wait until `request` may be sent to `url`."""
-        host = _host(url)
-        while (left_s := self._held_until.get(host, 0.0) - time.monotonic()) > 0:  # noqa: ASYNC110 - it may be prolonged
-            await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
-        for address, limiter in self._limiters.items():
-            if url.startswith(f"{address}/"):
-                return await limiter.take(estimate_tokens(request))
-        return None
-
-    def hold(self, url: str, wait_s: float) -> None:
-        """The server at `url` asked to be left alone for so many seconds."""
-        until = time.monotonic() + min(wait_s, Backoff().retry_after_cap_s)
-        self._held_until[_host(url)] = max(until, self._held_until.get(_host(url), 0.0))
-
-
-async def turn(client: httpx.AsyncClient, url: str, request: Request) -> Ticket | None:
-    """Wait until `request` may be sent; what is returned goes to `settle`."""
-    gate: Gate | None = getattr(client, "gate", None)
-    return None if gate is None else await gate.turn(url, request)
-
-
-def settled(ticket: Ticket | None, told: Mapping[str, Any]) -> None:
-    """Count what an attempt took, if its answer tells."""
-    counts = (told.get("prompt_tokens"), told.get("completion_tokens"))
-    if ticket is not None and counts != (None, None):
-        ticket.limiter.settle(ticket, sum(count or 0 for count in counts))
-
-
-def hold(client: httpx.AsyncClient, url: str, wait_s: float | None) -> None:
-    """Keep all requests of this client from the server at `url` as long as it asked for."""
-    gate: Gate | None = getattr(client, "gate", None)
-    if gate is not None and wait_s:
-        gate.hold(url, wait_s)
-
-
-def _host(url: str) -> str:
-    return url.split("/", 3)[2]
-
-
-def _path_of(url: str, key_env: str | None, folder: Path | None) -> Path | None:
+def path_of(url: str, key_env: str | None, folder: Path | None) -> Path | None:
+    """The file in which all who ask an address with the key of one variable count."""
     if folder is None:
         return None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_keep(folder, error) from None
-    return folder / f"rates-{digest([url, key_env, _boot_id()], n_bytes=8)}.json"
+    return folder / f"rates-{digest([url, key_env, _boot_id()], n_bytes=8)}"
 
 
 @cache

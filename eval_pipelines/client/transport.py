@@ -12,8 +12,8 @@ from pyreqwest.compatibility.httpx import HttpxTransport
 from pyreqwest.proxy import ProxyBuilder
 
 from eval_pipelines.client.dialects import dialect
+from eval_pipelines.client.gate import Gate
 from eval_pipelines.client.polling import Unfinished
-from eval_pipelines.client.rate import Gate
 from eval_pipelines.endpoint import Endpoint, Proxy
 
 _CONNECT_TIMEOUT_S = 10.0

@@ -2,7 +2,6 @@
 
 import asyncio
 import heapq
-import json
 import os
 import random
 import signal
@@ -15,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from eval_pipelines.client import probe, rate
+from eval_pipelines.client import gate, probe, rate
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.rate import Limiter, PerMinute, State, admit, estimate_tokens, settle
@@ -151,15 +150,23 @@ def test_an_estimate_counts_prompt_and_the_longest_answer() -> None:
 # the count, shared
 
 
+def state_in(path: Path) -> State:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return rate._read(file, path)[1]
+    finally:
+        os.close(file)
+
+
 async def test_what_one_counts_the_other_sees(tmp_path) -> None:
-    one, other = (Limiter(PerMinute(requests=1), tmp_path / "rates.json") for _ in range(2))
+    one, other = (Limiter(PerMinute(requests=1), tmp_path / "rates") for _ in range(2))
     await one.take(1)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(other.take(1), 0.3)
 
 
 async def test_a_settled_ticket_makes_room_for_others(tmp_path) -> None:
-    one, other = (Limiter(PerMinute(tokens=100_000), tmp_path / "rates.json") for _ in range(2))
+    one, other = (Limiter(PerMinute(tokens=100_000), tmp_path / "rates") for _ in range(2))
     ticket = await one.take(100_000)
     waiting = asyncio.create_task(other.take(100))
     await asyncio.sleep(0.2)
@@ -170,6 +177,20 @@ async def test_a_settled_ticket_makes_room_for_others(tmp_path) -> None:
     await asyncio.wait_for(waiting, 3)
 
 
+async def test_half_a_write_leaves_the_state_before_it(tmp_path) -> None:
+    path = tmp_path / "rates"
+    limiter = Limiter(PerMinute(requests=6000), path)
+    await limiter.take(1)
+    first = state_in(path)
+    await limiter.take(1)
+    whole = path.read_bytes()
+    for n_bytes in (1, 9, 20, 60):  # of the second state, over what was there before
+        path.write_bytes(whole[:n_bytes] + b"\0" * (rate._SLOT_BYTES - n_bytes) + whole[rate._SLOT_BYTES :])
+        assert state_in(path) == first
+    await limiter.take(1)
+    assert sum(n for n, _ in state_in(path).buckets.values()) == 2
+
+
 async def test_without_a_folder_a_client_counts_alone() -> None:
     limiter = Limiter(PerMinute(requests=1), None)
     await limiter.take(1)
@@ -178,23 +199,23 @@ async def test_without_a_folder_a_client_counts_alone() -> None:
 
 
 async def test_a_folder_that_cannot_be_written_is_told(tmp_path) -> None:
-    (tmp_path / "rates.json").write_text("{half")
-    with pytest.raises(ConfigError, match=r"rates\.json: cannot count requests per minute"):
-        await Limiter(PerMinute(requests=1), tmp_path / "rates.json").take(1)
+    (tmp_path / "rates").write_text("{half")
+    with pytest.raises(ConfigError, match=r"rates: cannot count requests per minute"):
+        await Limiter(PerMinute(requests=1), tmp_path / "rates").take(1)
 
 
 async def test_who_was_cancelled_while_waiting_took_nothing(tmp_path) -> None:
-    limiter = Limiter(PerMinute(requests=1), tmp_path / "rates.json")
+    limiter = Limiter(PerMinute(requests=1), tmp_path / "rates")
     await limiter.take(1)
-    before = (tmp_path / "rates.json").read_text()
+    before = state_in(tmp_path / "rates")
     for _ in range(3):
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(limiter.take(1), 0.05)
-    assert json.loads((tmp_path / "rates.json").read_text()) == json.loads(before)
+    assert state_in(tmp_path / "rates") == before
 
 
 def test_addresses_and_key_variables_count_apart(tmp_path) -> None:
-    paths = {rate._path_of(url, env, tmp_path) for url in ("http://a/v1", "http://b/v1") for env in ("K", "L", None)}
+    paths = {rate.path_of(url, env, tmp_path) for url in ("http://a/v1", "http://b/v1") for env in ("K", "L", None)}
     assert len(paths) == 6
 
 
@@ -205,9 +226,9 @@ async def test_each_address_of_an_endpoint_has_the_whole_limit(tmp_path) -> None
     )
     async with open_client(endpoint) as client:
         for url in urls:
-            await asyncio.wait_for(rate.turn(client, f"{url}/chat/completions", question()), 1)
+            await asyncio.wait_for(gate.turn(client, f"{url}/chat/completions", question()), 1)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(rate.turn(client, f"{urls[1]}/completions", question()), 0.2)
+            await asyncio.wait_for(gate.turn(client, f"{urls[1]}/completions", question()), 0.2)
 
 
 async def test_without_a_limit_nothing_is_written_and_nothing_costs(tmp_path) -> None:
@@ -215,7 +236,7 @@ async def test_without_a_limit_nothing_is_written_and_nothing_costs(tmp_path) ->
     async with open_client(endpoint) as client:
         started = time.perf_counter()
         for _ in range(1000):
-            await rate.turn(client, "http://127.0.0.1:9/v1/chat/completions", question)
+            await gate.turn(client, "http://127.0.0.1:9/v1/chat/completions", question())
         each_s = (time.perf_counter() - started) / 1000
     assert list(tmp_path.iterdir()) == []
     assert each_s < 50e-6
@@ -283,8 +304,8 @@ def test_what_a_killed_process_was_granted_stays_counted(faulty, tmp_path) -> No
             time.sleep(0.3 * dice.random())
             os.kill(one.pid, signal.SIGKILL)
         time.sleep(0.1)  # what was on the wire arrives
-        [path] = tmp_path.glob("rates-*.json")
-        buckets = {bucket: n for bucket, n, _ in json.loads(path.read_bytes())["buckets"]}
+        [path] = tmp_path.glob("rates-*")
+        buckets = {bucket: n for bucket, (n, _) in state_in(path).buckets.items()}
         # what arrived a second after a bucket began was granted in it, or later
         came = sum(at >= min(buckets) + 1 for at, _ in arrivals(faulty))
         assert len(arrivals(faulty)) - n_before > 0
@@ -297,16 +318,16 @@ def test_what_a_killed_process_was_granted_stays_counted(faulty, tmp_path) -> No
 async def test_a_server_that_asks_to_wait_is_left_alone_by_all(faulty) -> None:
     endpoint = Endpoint(faulty.url, "mock", "hosted")
     async with open_client(endpoint) as client:
-        rate.hold(client, f"{faulty.url}/completions", 0.5)
+        gate.hold(client, f"{faulty.url}/completions", 0.5)
         started = time.perf_counter()
-        await asyncio.gather(*(rate.turn(client, f"{faulty.url}/chat/completions", question()) for _ in range(8)))
+        await asyncio.gather(*(gate.turn(client, f"{faulty.url}/chat/completions", question()) for _ in range(8)))
         assert 0.45 < time.perf_counter() - started < 1.5
 
 
 async def test_another_server_is_asked_meanwhile(faulty) -> None:
     async with open_client(Endpoint(faulty.url, "mock", "hosted")) as client:
-        rate.hold(client, f"{faulty.url}/completions", 30)
-        await asyncio.wait_for(rate.turn(client, "http://127.0.0.1:9/v1/completions", question()), 0.2)
+        gate.hold(client, f"{faulty.url}/completions", 30)
+        await asyncio.wait_for(gate.turn(client, "http://127.0.0.1:9/v1/completions", question()), 0.2)
 
 
 async def test_a_first_request_waits_as_long_as_the_server_asks(faulty) -> None:

@@ -1,5 +1,7 @@
 """Every provider through a real lease, its address pointed to a stand-in that remembers what it was sent."""
 
+import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -26,6 +28,16 @@ def refusal(text: str) -> str:
 
 def test_the_table_holds_the_names_that_may_be_written() -> None:
     assert sorted(PROVIDERS) == sorted(get_args(ProviderName))
+
+
+def test_the_table_in_the_documentation_is_the_table_here() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \| `(\w+)`", text, re.MULTILINE)
+    here = {
+        name: (re.sub(r"\{(\w+)\}", lambda m: m[1].upper(), one.base_url), one.key_env)
+        for name, one in PROVIDERS.items()
+    }
+    assert {name: (url, env) for name, url, env in rows} == here
 
 
 ADDRESSES = {

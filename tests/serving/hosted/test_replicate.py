@@ -175,6 +175,13 @@ def test_a_conversation_is_refused_instead_of_being_flattened(roles: list[str]) 
         replicate.body(request, "a/b")
 
 
+async def test_asking_stops_at_what_cannot_be_said(tmp_path, stand_in, leased) -> None:
+    async with leased() as endpoint:
+        with pytest.raises(UnsupportedError, match="commas separate them"):
+            await ask_one(tmp_path, endpoint, 3, stop=["a, b"])
+    assert questions(stand_in) == []
+
+
 def test_a_stop_sequence_with_a_comma_is_refused() -> None:
     request = Request(sample_id="s", subtask="s", operation="completion", prompt="x", params={"stop": ["a, b"]})
     with pytest.raises(UnsupportedError, match="commas separate them"):
