@@ -1,6 +1,7 @@
 """Requests and tokens per minute: never above the limit, evenly, and counted by all processes together."""
 
 import asyncio
+import fcntl
 import heapq
 import os
 import random
@@ -175,6 +176,17 @@ async def test_a_settled_ticket_makes_room_for_others(tmp_path) -> None:
         one.settle(ticket, 10)
         ticket = rate.Ticket(one, ticket.bucket, 10)
     await asyncio.wait_for(waiting, 3)
+
+
+async def test_while_somebody_else_writes_one_waits(tmp_path) -> None:
+    path = tmp_path / "rates"
+    limiter = Limiter(PerMinute(requests=6000), path)
+    with path.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        waiting = asyncio.create_task(limiter.take(1))
+        await asyncio.sleep(0.2)
+        assert (waiting.done(), path.stat().st_size) == (False, 0)
+    await asyncio.wait_for(waiting, 1)
 
 
 async def test_half_a_write_leaves_the_state_before_it(tmp_path) -> None:

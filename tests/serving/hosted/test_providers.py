@@ -197,7 +197,7 @@ async def test_a_parameter_that_is_renamed_to_null_is_not_sent(tmp_path, stand_i
     async with borrow(tmp_path, how, OPENAI_API_KEY=KEY) as endpoint:
         await ask_one(tmp_path, endpoint, temperature=0.0, top_p=0.9)
     body = stand_in.seen()[-1]["body"]
-    assert ("temperature" in body, body["top_p"]) == (False, 0.9)
+    assert sorted(body) == ["messages", "model", "top_p"]
 
 
 async def test_what_a_provider_fills_in_can_be_overridden(tmp_path, stand_in) -> None:
