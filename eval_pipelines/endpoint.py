@@ -37,6 +37,20 @@ class Watch(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy on the way to an address. Loopback addresses are reached without it.
+
+    Attributes:
+        url: Where it listens (`http://proxy.example:3128`), without credentials.
+        username: For Basic authentication; empty: none is sent.
+    """
+
+    url: str
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """What a lease yields. An asset never sees an address it did not lease.
 
@@ -52,6 +66,13 @@ class Endpoint:
         metric_names: Our name of a server metric → its name in the server's Prometheus metrics.
         log_path: What the first server prints; None where someone else runs it.
         watch: Who knows whether our servers live; None where someone else runs them.
+        renames: Our name of a request parameter → what this server calls it; None: it is left out.
+        lists_models: False where the server's list of models says nothing about this model.
+        requests_per_minute: Attempts that may start in any 60 s at each address; None: no limit.
+        tokens_per_minute: Tokens that these attempts may hold, prompt and answer together; None: no limit.
+        rates_folder: Where all processes of this machine count against these limits; None: this client alone.
+        key_env: Name of the variable that holds the key. An address and a key variable share one count.
+        proxy: The proxy between here and there.
     """
 
     url: str
@@ -68,6 +89,13 @@ class Endpoint:
     metric_names: Mapping[str, str] = field(default_factory=dict)
     log_path: Path | None = None
     watch: Watch | None = field(default=None, repr=False, compare=False)
+    renames: Mapping[str, str | None] = field(default_factory=dict)
+    lists_models: bool = True
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    rates_folder: Path | None = None
+    key_env: str | None = None
+    proxy: Proxy | None = None
 
     @property
     def addresses(self) -> tuple[Replica, ...]:

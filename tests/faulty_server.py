@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import time
 import zlib
 from collections import Counter
 from typing import Any
@@ -36,6 +37,7 @@ ANSWERED: Counter[str] = Counter()
 COUNTS: Counter[str] = Counter()
 TOLD: Counter[str] = Counter()  # what /metrics counts: since the start, whatever /config forgets
 ON_WIRE = {"now": 0}
+ARRIVED: list[float] = []  # moments of the monotonic clock
 
 
 def share_of(text: str) -> float:
@@ -99,6 +101,7 @@ def echo_logprobs(text: str) -> dict[str, Any]:
 
 
 async def complete(request: Request) -> Response:
+    ARRIVED.append(time.monotonic())
     body = await request.json()
     COUNTS["requests"] += 1
     ON_WIRE["now"] += 1
@@ -158,6 +161,7 @@ async def configure(request: Request) -> Response:
     SETTINGS.update(await request.json())
     for counter in (SEEN, ANSWERED, COUNTS):
         counter.clear()
+    ARRIVED.clear()
     return JSONResponse(SETTINGS)
 
 
@@ -187,6 +191,10 @@ async def metrics(request: Request) -> Response:
     return Response("\n".join(["# HELP mock_running Requests.", "# TYPE mock_running gauge", *lines, ""]))
 
 
+async def arrivals(_: Request) -> Response:
+    return JSONResponse(ARRIVED)
+
+
 async def health(_: Request) -> Response:
     return Response("ok")
 
@@ -199,6 +207,7 @@ ROUTES = [
     Route("/patch", patch, methods=["POST"]),
     Route("/stats", stats),
     Route("/metrics", metrics),
+    Route("/arrivals", arrivals),
     Route("/health", health),
 ]
 

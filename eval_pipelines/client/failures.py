@@ -4,14 +4,17 @@ The kind is decided from the status, the body and the exception, so that an outa
 """
 
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
-from eval_pipelines.records import Failure, FailureKind
+from eval_pipelines.records import Failure, FailureKind, utc_now
 
 RETRYABLE = frozenset(
     {FailureKind.TIMEOUT, FailureKind.CONNECTION, FailureKind.OVERLOADED, FailureKind.MALFORMED, FailureKind.EMPTY}
@@ -125,11 +128,27 @@ def error_text(body: bytes) -> str:
 
 
 def retry_after_s(headers: httpx.Headers) -> float | None:
-    """Seconds from a Retry-After header; None if there is none or it is a date."""
+    """Seconds from a Retry-After header, which holds seconds or a date, or from `retry-after-ms`; None without.
+
+    A date is read by the server's own clock if it tells one: ours may go wrong by more than the wait.
+    Source: RFC 9110, section 10.2.3; the `openai` package for `retry-after-ms`.
+    """
+    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit_s
+        except (KeyError, ValueError):
+            continue
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    until = _date(headers.get("retry-after"))
+    return None if until is None else max(0.0, (until - (_date(headers.get("date")) or utc_now())).total_seconds())
+
+
+def _date(text: str | None) -> datetime | None:
     try:
-        return max(0.0, float(headers["retry-after"]))
-    except (KeyError, ValueError):
+        date = parsedate_to_datetime(text or "")
+    except (ValueError, IndexError):
         return None
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def _kind_of(status: int, text: str) -> FailureKind:

@@ -8,13 +8,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import ModuleType
 from typing import Any
 
 import httpx
 
-from eval_pipelines.client import failures
-from eval_pipelines.client.dialects import dialect
+from eval_pipelines.client import failures, gate, polling
+from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.routing import Router
 from eval_pipelines.client.transport import open_client
@@ -84,6 +85,21 @@ class AskReport:
         self.latencies_s.append(response.latency_s)
         self.prompt_tokens += response.prompt_tokens or 0
         self.completion_tokens += response.completion_tokens or 0
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What one attempt came to."""
+
+    told: dict[str, Any] = field(default_factory=dict)
+    retry_after_s: float | None = None
+    latency_s: float = 0.0
+    asked_at: datetime = field(default_factory=utc_now)
+
+    @property
+    def is_gone(self) -> bool:
+        failed = self.told.get("failure")
+        return failed is not None and failed.kind is FailureKind.CONNECTION
 
 
 Progress = Callable[[AskReport], None]
@@ -165,28 +181,20 @@ class _Run:
 
     async def _until_final(self, client: httpx.AsyncClient, request: Request) -> Response:
         spoken, watch, router = self._dialect(request.operation), self.endpoint.watch, self._router
-        path = f"{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
-        body = json.dumps(spoken.body(request, self.endpoint.served_name), ensure_ascii=False).encode()
+        asked = renamed(request, self.endpoint)
+        body = json.dumps(spoken.body(asked, self.endpoint.served_name), ensure_ascii=False).encode()
         tried: set[int] = set()
         n_excused = 0
         for n_attempts in itertools.count(1):
             n_restarts = watch.n_restarts if watch else 0
             # the choices of one question share its text
             index, replica = router.begin(request.sample_id, tried=tried)
-            asked_at, started = utc_now(), time.perf_counter()
-            told: dict[str, Any] = {}
-            wait_s = None
+            outcome = _Outcome()
             try:
-                told = spoken.read(request, await post(client, replica.url + path, body))
-            except failures.NoAnswer as no_answer:
-                told = {"failure": no_answer.failure}
-                wait_s = no_answer.retry_after_s
+                await self._attempt(client, replica.url, request, spoken, body, outcome)
             finally:
-                router.end(index, is_answer="failure" not in told, is_gone=_is_gone(told))
-            if "top_logprobs" not in self.endpoint.offers:
-                told.pop("is_greedy", None)
-            latency_s = time.perf_counter() - started
-            failed = told.get("failure")
+                router.end(index, is_answer="failure" not in outcome.told, is_gone=outcome.is_gone)
+            failed = outcome.told.get("failure")
             if failed is not None and failed.kind in failures.RETRYABLE:
                 tried.add(index)
                 if watch and not router.has_other(tried) and await watch.settle() != n_restarts:
@@ -196,13 +204,40 @@ class _Run:
                 if n_attempts - n_excused < self.limits.max_attempts:
                     if not router.has_other(tried):
                         tried.clear()
-                        wait_s = self.limits.backoff.wait_s(n_attempts - n_excused, wait_s, random.random())
-                        await asyncio.sleep(wait_s)
+                        backoff = self.limits.backoff
+                        await asyncio.sleep(
+                            backoff.wait_s(n_attempts - n_excused, outcome.retry_after_s, random.random())
+                        )
                     continue
             return Response(
-                request_digest=request.digest, n_attempts=n_attempts, latency_s=latency_s, asked_at=asked_at, **told
+                request_digest=request.digest,
+                n_attempts=n_attempts,
+                latency_s=outcome.latency_s,
+                asked_at=outcome.asked_at,
+                **outcome.told,
             )
         raise AssertionError("unreachable: the loop above only ends by returning")
+
+    async def _attempt(
+        self,
+        client: httpx.AsyncClient,
+        address: str,
+        request: Request,
+        spoken: ModuleType,
+        body: bytes,
+        outcome: "_Outcome",
+    ) -> None:
+        url = f"{address}{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
+        ticket = await gate.turn(client, url, request)  # before the clock starts: waiting is no latency
+        outcome.asked_at, started = utc_now(), time.perf_counter()
+        try:
+            outcome.told = spoken.read(request, await post(client, url, body, spoken))
+            gate.settled(ticket, outcome.told)
+        except failures.NoAnswer as no_answer:
+            outcome.told, outcome.retry_after_s = {"failure": no_answer.failure}, no_answer.retry_after_s
+        if "top_logprobs" not in self.endpoint.offers:
+            outcome.told.pop("is_greedy", None)
+        outcome.latency_s = time.perf_counter() - started
 
     def _dialect(self, operation: str) -> ModuleType:
         if operation not in self._dialects:
@@ -210,19 +245,18 @@ class _Run:
         return self._dialects[operation]
 
 
-def _is_gone(told: dict[str, Any]) -> bool:
-    failed = told.get("failure")
-    return failed is not None and failed.kind is FailureKind.CONNECTION
-
-
-async def post(client: httpx.AsyncClient, url: str, body: bytes) -> dict[str, Any]:
+async def post(client: httpx.AsyncClient, url: str, body: bytes, spoken: ModuleType | None = None) -> dict[str, Any]:
     """One attempt. Raises NoAnswer for everything that is no JSON object in a 2xx reply without an error."""
+    look_again = getattr(spoken, "look_again", None)
     try:
+        if look_again:
+            return await polling.answer(client, url, body, look_again, _object_in)
         return _object_in(await client.post(url, content=body))
     except httpx.HTTPError as error:
         failed, retry_after_s = failures.from_exception(error), None
     except failures.NoAnswer as no_answer:
         failed, retry_after_s = no_answer.failure, no_answer.retry_after_s
+    gate.hold(client, url, retry_after_s)
     raise failures.NoAnswer(failures.without(failed, _secrets(client)), retry_after_s=retry_after_s)
 
 

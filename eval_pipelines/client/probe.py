@@ -7,10 +7,11 @@ import asyncio
 
 import httpx
 
-from eval_pipelines.client import failures
-from eval_pipelines.client.dialects import dialect
+from eval_pipelines.client import failures, gate
+from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.fanout import post
 from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.errors import UnsupportedError
 from eval_pipelines.records import Failure, FailureKind, Request
 
 # an unlikely text: a server that tells the best token at each position names others than these
@@ -19,7 +20,9 @@ _N_ATTEMPTS = 4
 
 
 async def served_names(client: httpx.AsyncClient, endpoint: Endpoint) -> list[str] | None:
-    """The model names the server says it serves; None if it does not say."""
+    """The model names the server says it serves; None if it does not say, or not of this model."""
+    if not endpoint.lists_models:
+        return None
     named: list[str] | None = await dialect(endpoint.protocol, "chat").served_names(
         client, endpoint.url, endpoint.served_name
     )
@@ -44,12 +47,17 @@ async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capabili
 async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
     request = _canary(capability)
     spoken = dialect(endpoint.protocol, request.operation)
-    body = httpx.Request("POST", endpoint.url, json=spoken.body(request, endpoint.served_name)).content
-    url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
     try:
-        told = spoken.read(request, await post(client, url, body))
+        body = httpx.Request("POST", endpoint.url, json=spoken.body(renamed(request, endpoint), endpoint.served_name))
+    except UnsupportedError as error:  # it cannot even be said: nothing is sent
+        return failures.failure(FailureKind.UNSUPPORTED, str(error))
+    url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
+    ticket = await gate.turn(client, url, request)  # waits as long as the server asked for in its last reply
+    try:
+        told = spoken.read(request, await post(client, url, body.content, spoken))
     except failures.NoAnswer as no_answer:
         return no_answer.failure
+    gate.settled(ticket, told)
     if capability == "top_logprobs" and told.get("is_greedy") is not False:
         return failures.failure(FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
     return None

@@ -57,7 +57,7 @@ async def lease(
     """
     backend = plugins.load("serving.backends", deployment.backend, kind="backend")
     if hasattr(backend, "bind"):
-        yield await bound(backend.bind(deployment.spec, model), deployment, needs, secrets_)
+        yield await bound(backend.bind(deployment.spec, model), deployment, needs, secrets_, leases)
         return
     machine = machine or Machine()
     room = Room(leases / server_id(model, deployment)).make()

@@ -10,36 +10,18 @@ import httpx
 from eval_pipelines.client import probe
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.config import Deployment
-from eval_pipelines.endpoint import Endpoint, Replica
-from eval_pipelines.errors import ConfigError, NotReadyError, ServingError, UnsupportedError, WrongModelError
+from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.errors import NotReadyError, ServingError, UnsupportedError, WrongModelError
 from eval_pipelines.records import FailureKind
 from eval_pipelines.serving.backends import Binding
+from eval_pipelines.serving.binding import bound_endpoint
 
 
 async def bound(
-    binding: Binding, deployment: Deployment, needs: Collection[str], secrets_: Mapping[str, str]
+    binding: Binding, deployment: Deployment, needs: Collection[str], secrets_: Mapping[str, str], leases: Path
 ) -> Endpoint:
-    """The endpoint at an address that someone else runs, seen to work."""
-    headers = {name.lower(): value for name, value in binding.headers.items()}
-    if binding.key_env:
-        key = secrets_.get(binding.key_env, "")
-        if not key:
-            raise ConfigError(
-                f"the environment variable {binding.key_env} is not set, and the deployment names it in api_key_env. "
-                f"Set it where Dagster runs (for example in .env), then try again."
-            )
-        headers[binding.key_header] = binding.key_prefix + key
-    endpoint = Endpoint(
-        url=binding.urls[0],
-        served_name=binding.served_name,
-        backend=deployment.backend,
-        max_in_flight=deployment.max_in_flight,
-        request_timeout_s=deployment.request_timeout_s,
-        headers=headers,
-        protocol=binding.protocol,
-        path_suffix=binding.path_suffix,
-        replicas=tuple(Replica(url, headers) for url in binding.urls),
-    )
+    """The endpoint at addresses that someone else runs, seen to work. Raises as `seen_to_work` does."""
+    endpoint = bound_endpoint(binding, deployment, secrets_, leases)
     return await seen_to_work(endpoint, needs, where=binding.urls[0], key_env=binding.key_env)
 
 
@@ -59,9 +41,13 @@ async def seen_to_work(
             _check(client, replace(endpoint, url=one.url), needs, one.url if several else where, log, key_env)
             for one in endpoint.addresses
         )
-        await asyncio.gather(*checks)
-        version = await _version(client, endpoint)
-    return replace(endpoint, offers=frozenset(needs), server_version=version)
+        # all of them to their end: none may still ask when the client closes
+        for outcome in await asyncio.gather(*checks, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        told = await asyncio.gather(*(_version(client, one.url) for one in endpoint.addresses))
+    versions = sorted({version for version in told if version})
+    return replace(endpoint, offers=frozenset(needs), server_version=", ".join(versions) or None)
 
 
 async def _check(
@@ -85,6 +71,11 @@ async def _check(
         if failed.http_status in (401, 403):
             key = f"the key in {key_env}" if key_env else "a request without a key (name its variable in api_key_env)"
             raise ServingError(f"{where} refused {key}: HTTP {failed.http_status}: {failed.message}")
+        if failed.http_status == 404 and endpoint.served_name in failed.message:
+            raise WrongModelError(
+                f"{where} does not know {endpoint.served_name!r}: {failed.message}. Set `served_name` to the name it "
+                f"knows the model by, or the address to where its routes start."
+            )
         if failed.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.OVERLOADED):
             seen = f"; its log: {log}" if log else ""
             raise NotReadyError(f"{where} did not answer a first {capability} request: {failed.message}{seen}")
@@ -94,9 +85,9 @@ async def _check(
         )
 
 
-async def _version(client: httpx.AsyncClient, endpoint: Endpoint) -> str | None:
+async def _version(client: httpx.AsyncClient, url: str) -> str | None:
     try:
-        reply = await client.get(f"{endpoint.url.removesuffix('/v1')}/version")
+        reply = await client.get(f"{url.removesuffix('/v1')}/version")
         told = reply.json() if reply.is_success else {}
         return " ".join(str(told[name]) for name in ("version", "engine") if name in told) or None
     except (httpx.HTTPError, ValueError, TypeError):

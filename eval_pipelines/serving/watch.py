@@ -13,6 +13,8 @@ from eval_pipelines.serving.room import Order, Room
 _CAUSE_LINES = 5000  # every worker of a server adds a traceback below the one that matters
 _TAIL_LINES = 12
 _FRESH_S = 1.0
+# the transport adds up its parts
+_HEALTH_TIMEOUT = httpx.Timeout(None, read=5.0)
 
 
 class ServerWatch:
@@ -100,6 +102,6 @@ class ServerWatch:
 async def is_healthy(client: httpx.AsyncClient, url: str) -> bool:
     """True if the route answers 200 soon."""
     try:
-        return (await client.get(url, timeout=5.0)).status_code == 200
+        return (await client.get(url, timeout=_HEALTH_TIMEOUT)).status_code == 200
     except httpx.HTTPError:
         return False

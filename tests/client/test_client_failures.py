@@ -5,16 +5,20 @@ import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from email.utils import format_datetime
 from typing import Any
 
+import httpx
 import pytest
 
 from eval_pipelines.client import failures
 from eval_pipelines.client.failures import Backoff
-from eval_pipelines.client.fanout import Limits, ask
+from eval_pipelines.client.fanout import Limits, ask, post
 from eval_pipelines.client.journal import Journal
+from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import Endpoint
-from eval_pipelines.records import Operation, Request, Response
+from eval_pipelines.records import Operation, Request, Response, utc_now
 
 QUICK = Backoff(base_s=0.005, cap_s=0.01)
 KEY = "plain-old-key-0123456789"
@@ -216,6 +220,42 @@ def test_what_passes_is_answered_and_counts_its_attempts(ask_one, faulty) -> Non
     faulty.set(faults=[{"kind": "503", "first": 2}])
     response = ask_one(faulty.url)
     assert (response.is_answer, response.n_attempts) == (True, 3)
+
+
+DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
+WISHES = [
+    ({"retry-after": "2.5"}, 2.5),
+    ({"retry-after": DATE, "date": "Wed, 21 Oct 2026 07:27:30 GMT"}, 30.0),
+    ({"retry-after": "Wednesday, 21-Oct-26 07:28:00 GMT", "date": "Wed, 21 Oct 2026 07:27:30 GMT"}, 30.0),
+    ({"retry-after": DATE, "date": "Wed, 21 Oct 2026 07:29:00 GMT"}, 0.0),
+    ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5),
+    ({"retry-after": "-3"}, 0.0),
+    ({"retry-after": "nan"}, None),
+    ({"retry-after": "inf"}, None),
+    ({"retry-after": "soon"}, None),
+    ({"retry-after": "99 Foo 2026"}, None),
+    ({"retry-after": ""}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("headers", "wait_s"), WISHES)
+def test_a_retry_after_is_read_in_all_its_forms(headers: dict[str, str], wait_s: float | None) -> None:
+    assert failures.retry_after_s(httpx.Headers(headers)) == wait_s
+
+
+def test_a_date_without_the_servers_clock_is_read_by_ours() -> None:
+    later = format_datetime(utc_now() + timedelta(seconds=60), usegmt=True)
+    assert 50 < failures.retry_after_s(httpx.Headers({"retry-after": later})) <= 60
+
+
+async def test_an_attempt_takes_no_longer_than_its_time(faulty) -> None:
+    faulty.set(faults=[{"kind": "stall"}])
+    started = time.perf_counter()
+    async with open_client(Endpoint(faulty.url, "mock", "hosted", request_timeout_s=0.5)) as client:
+        with pytest.raises(failures.NoAnswer):
+            await post(client, f"{faulty.url}/completions", b'{"prompt": "7+7?"}')
+    assert 0.4 < time.perf_counter() - started < 1.2
 
 
 def test_a_server_wish_beyond_the_cap_counts_as_the_cap() -> None:

@@ -80,7 +80,13 @@ class Binding:
         key_header: Header that carries the key.
         key_prefix: What stands before the key in that header.
         protocol: How it is spoken to: picks the files in client/dialects/.
-        path_suffix: Ends every route.
+        path_suffix: Ends every route, a query included.
+        renames: Our name of a request parameter → what the server calls it; None: it is left out.
+        lists_models: False where the server's list of models says nothing about this model.
+        requests_per_minute: Attempts that may start in any 60 s at each address; None: no limit.
+        tokens_per_minute: Tokens these may hold, prompt and answer together; None: no limit.
+        proxy: URL of an HTTP proxy on the way, without credentials.
+        proxy_credentials_env: Name of the variable that holds `user:password` for it.
     """
 
     urls: Sequence[str]
@@ -91,6 +97,12 @@ class Binding:
     key_prefix: str = "Bearer "
     protocol: str = "openai"
     path_suffix: str = ""
+    renames: Mapping[str, str | None] = field(default_factory=dict)
+    lists_models: bool = True
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    proxy: str | None = None
+    proxy_credentials_env: str | None = None
 
 
 _COMMON = (
