@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from eval_pipelines.config import Config
-from eval_pipelines.errors import ConfigError, ServingError, UnsupportedError, WrongModelError
+from eval_pipelines.errors import ConfigError, ServingError, WrongModelError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import resolve
 from eval_pipelines.serving.backends.hosted import PROVIDERS, ProviderName, bind
