@@ -112,12 +112,12 @@ def test_a_run_terminated_by_clicking_lets_its_server_go_and_keeps_its_answers(s
         _launch(page, f"{ui}/assets/responses/gsm8k?view=partitions", "local@a")
         wait_until(lambda: n_journalled(project) >= 8)
         processes = family(running(project))
-        page.goto(f"{ui}/runs/{_newest_run(ui)}")
+        page.goto(f"{ui}/runs/{_run_of(ui, 'local@a')}")
         page.get_by_text("Started").first.wait_for()
         page.get_by_role("button", name=re.compile("Terminate")).first.click()
         page.wait_for_timeout(500)
         page.screenshot(path=OUT / "ui-terminate.png")
-        page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate")).click()
+        page.get_by_role("dialog").get_by_role("button", name=re.compile("Terminate|termination")).click()
         assert_gone(processes)
         page.goto(f"{ui}/runs")
         page.get_by_text("Canceled").first.wait_for()
@@ -127,8 +127,9 @@ def test_a_run_terminated_by_clicking_lets_its_server_go_and_keeps_its_answers(s
     assert n_journalled(project) >= 8
 
 
-def _newest_run(ui: str) -> str:
-    query = "{ runsOrError(limit: 1) { ... on Runs { results { runId } } } }"
+def _run_of(ui: str, partition: str) -> str:
+    tag = f'{{key: "dagster/partition", value: "{partition}"}}'
+    query = f"{{ runsOrError(filter: {{tags: [{tag}]}}) {{ ... on Runs {{ results {{ runId }} }} }} }}"
     reply = httpx.post(f"{ui}/graphql", json={"query": query}, timeout=30).json()
     return reply["data"]["runsOrError"]["results"][0]["runId"]
 
@@ -149,12 +150,13 @@ def _launch(page, url: str, model: str) -> None:
     # the sensor adds declared models as partitions a moment after the daemon started
     page.get_by_text(model, exact=True).first.wait_for()
     page.get_by_role("button", name="Materialize").first.click()
-    page.wait_for_timeout(500)
-    if (sure := page.get_by_role("button", name="Confirm")).count():
+    sure = page.get_by_role("button", name="Confirm")
+    partitions = page.get_by_role("dialog").locator('[aria-haspopup="dialog"]').first
+    sure.or_(partitions).first.wait_for()
+    if sure.count():
         sure.click()  # the questions were not landed yet; asking lands them too
     dialog = page.get_by_role("dialog").first
-    dialog.wait_for()
-    dialog.locator('[aria-haspopup="dialog"]').first.click()
+    partitions.click()
     chooser = page.locator("[data-radix-popper-content-wrapper]").last
     chooser.locator("input").first.fill(model)
     chooser.get_by_text(model, exact=True).first.click()
