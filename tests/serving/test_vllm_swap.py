@@ -225,16 +225,16 @@ async def test_adapters_take_turns_on_one_base(first, tmp_path) -> None:
     one, two = (lora_adapter(first, tmp_path / name, seed=n, size=0.5) for n, name in enumerate(("one", "two")))
     assert vllm.swap_key(spec, model_of(one, "one")) == vllm.swap_key(spec, model_of(two, "two"))
     with serving(spec, model_of(one, "one"), tmp_path) as served:
-        of_base, of_one = served.likelihoods("lora-base"), served.likelihoods("smol@one")
+        of_base, of_one = served.continuation("lora-base"), served.continuation("smol@one")
         begun = time.monotonic()
         await served.swap(model_of(two, "two"))
         print(f"\nadapter: started in {served.started_in_s:.1f} s, swapped in {time.monotonic() - begun:.2f} s")
-        of_two = served.likelihoods("smol@two")
-        assert len({tuple(of_base), tuple(of_one), tuple(of_two)}) == 3
+        of_two = served.continuation("smol@two")
+        assert len({tuple(logprobs) for _, logprobs in (of_base, of_one, of_two)}) == 3
         assert served.names() == ["lora-base", "smol@two"]
         assert served.post("/completions", model="smol@one", prompt="Hi", max_tokens=1).status_code == 404
         await served.swap(model_of(one, "one"))
-        assert served.likelihoods("smol@one") == pytest.approx(of_one, abs=1e-3)
+        assert served.continuation("smol@one")[1] == pytest.approx(of_one[1], abs=1e-3)
         idle = lora_adapter(first, tmp_path / "idle", seed=3, size=0.0)
         with pytest.raises(ServingError, match="answers as its base does"):
             await served.swap(model_of(idle, "idle"))

@@ -46,6 +46,10 @@ _TEXTS = (
     "Question: A train leaves at 7:45 and takes 95 minutes. When does it arrive? Answer: 9:20.",
 )
 
+# of the texts themselves; of what is written after them: with an adapter, vLLM 0.32 on a CPU dies of `echo`
+_READ = {"echo": True, "max_tokens": 1}
+_WRITTEN = {"echo": False, "max_tokens": 8, "ignore_eos": True}
+
 
 def swap_key(spec: Any, model: Model) -> str | None:
     """What a warm server must share with a model to take over its weights; None if it cannot.
@@ -102,7 +106,7 @@ async def _swap_weights(server: "_Server", model: Model) -> None:
         files = await asyncio.to_thread(tensors, model.weights)
     except (UnreadableError, OSError) as error:
         raise ServingError(f"{model.key}: not loaded into the warm server: {error}") from error
-    before = await server.canary(await server.names())
+    before = await server.canary(await server.names(), **_READ)
     told = await server.act("load", name=str(model.key), weights=str(model.weights))
     found = await asyncio.to_thread(differences, files, told["workers"])
     if found:
@@ -113,7 +117,7 @@ async def _swap_weights(server: "_Server", model: Model) -> None:
     names = await server.names()
     if names != {str(model.key): str(model.weights)}:
         raise server.mistaken(f"it says that it serves {names}")
-    after = await server.canary(names)
+    after = await server.canary(names, **_READ)
     is_same = not any(worker["n_changed"] for worker in told["workers"])
     if before and not is_same and not _differ(before[0], after[0], noise=_noise(before, after)):
         raise server.mistaken("its weights changed, its answers did not")
@@ -124,14 +128,15 @@ async def _swap_adapter(server: "_Server", model: Model, *, keep: Sequence[str])
     key, folder = str(model.key), str(model.weights)
     old = await server.names()
     base = {name: root for name, root in old.items() if name not in await server.adapters()}
-    before = await server.canary({name: root for name, root in old.items() if name not in base and name not in keep})
+    others = {name: root for name, root in old.items() if name not in base and name not in keep}
+    before = await server.canary(others, **_WRITTEN)
     await server.act("load", name=key, weights=folder, adapter=True, keep=list(keep))
     await server.act("open")
     names = await server.names()
     if names.get(key) != folder or {*names} != {key, *base, *keep}:
         raise server.mistaken(f"it says that it serves {names}")
-    after = await server.canary({key: folder})
-    plain = await server.canary(base)
+    after = await server.canary({key: folder}, **_WRITTEN)
+    plain = await server.canary(base, **_WRITTEN)
     if not _differ(plain[0], after[0], noise=_noise(plain, after)):
         raise server.mistaken("it answers as its base does: the adapter has no effect")
     if before and not _differ(before[0], after[0], noise=_noise(before, after)):
@@ -177,11 +182,11 @@ class _Server:
         """Those of the names that are adapters."""
         return {one["id"] for one in await self._cards() if one.get("parent")}
 
-    async def canary(self, names: Mapping[str, str]) -> list[list[float]]:
+    async def canary(self, names: Mapping[str, str], **how: Any) -> list[list[float]]:
         """Log-likelihoods of a few texts, asked twice, so that the second shows how much they vary by themselves."""
         if not names:
             return []
-        return [await self._likelihoods(next(iter(names))) for _ in range(2)]
+        return [await self._likelihoods(next(iter(names)), how) for _ in range(2)]
 
     async def _cards(self) -> list[dict[str, Any]]:
         reply = await self._client.get(f"{self._url}/models", timeout=_ASK_TIMEOUT_S)
@@ -190,8 +195,8 @@ class _Server:
         cards: list[dict[str, Any]] = reply.raise_for_status().json()["data"]
         return cards
 
-    async def _likelihoods(self, name: str) -> list[float]:
-        body = {"model": name, "prompt": _TEXTS, "echo": True, "max_tokens": 1, "logprobs": 1, "temperature": 0}
+    async def _likelihoods(self, name: str, how: Mapping[str, Any]) -> list[float]:
+        body = {"model": name, "prompt": _TEXTS, "logprobs": 1, "temperature": 0, **how}
         reply = await self._client.post(f"{self._url}/completions", json=body, timeout=_ASK_TIMEOUT_S)
         choices = sorted(reply.raise_for_status().json()["choices"], key=lambda one: int(one["index"]))
         told = [[one for one in choice["logprobs"]["token_logprobs"] if one is not None] for choice in choices]

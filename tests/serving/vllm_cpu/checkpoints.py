@@ -1,4 +1,4 @@
-"""Checkpoints made out of another one, without a model library: with noise in every weight, cut short, as an adapter."""
+"""Checkpoints made out of another one, without a model library: with noise, of another shape, as an adapter, from GGUF."""
 
 import json
 import shutil
@@ -8,15 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
+from eval_pipelines.embedded.gguf_file import F16, read_header
 from eval_pipelines.serving.safetensors import rounded, tensors
 
 
 def write_safetensors(path: Path, named: Mapping[str, tuple[str, np.ndarray]]) -> None:
-    """Name → type as the format spells it (F32, BF16), float32 values."""
+    """Name → type as the format spells it (F32, F16, BF16), float32 values."""
     header, data, n_bytes = {}, [], 0
     for name, (dtype, values) in named.items():
         plain = np.ascontiguousarray(values, dtype="<f4")
-        raw = plain if dtype == "F32" else (rounded(plain, "bfloat16").view("<u4") >> 16).astype("<u2")
+        raw = plain.astype("<f2") if dtype == "F16" else plain
+        if dtype == "BF16":
+            raw = (rounded(plain, "bfloat16").view("<u4") >> 16).astype("<u2")
         header[name] = {"dtype": dtype, "shape": values.shape, "data_offsets": [n_bytes, n_bytes + raw.nbytes]}
         data.append(raw.tobytes())
         n_bytes += raw.nbytes
@@ -78,3 +81,38 @@ def lora_adapter(base: Path, target: Path, *, seed: int, size: float) -> Path:
             named[f"{stem}.lora_B.weight"] = ("F32", random.standard_normal((n_out, 4)) * size)
     write_safetensors(target / "adapter_model.safetensors", named)
     return target
+
+
+def from_gguf(source: Path, like: Path, target: Path) -> Path:
+    """The weights of an F16 file of llama.cpp, bit by bit, with config and tokenizer of the folder `like`."""
+    target.mkdir(parents=True)
+    for file in like.iterdir():
+        if file.suffix != ".safetensors":
+            shutil.copy(file, target)
+    config = json.loads((like / "config.json").read_text())
+    n_heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
+    header, named = read_header(source), {}
+    for tensor in header.tensors:
+        kind = "F16" if tensor.kind == F16 else "F32"
+        at = header.data_start + tensor.offset
+        shape = tuple(reversed(tensor.dims))
+        values = np.array(np.memmap(source, dtype="<f2" if kind == "F16" else "<f4", mode="r", offset=at, shape=shape))
+        name = tensor.name.split(".")[-2]
+        if name in n_heads:  # llama.cpp keeps the two halves of each rotated pair side by side
+            values = values.reshape(n_heads[name], -1, 2, shape[1]).swapaxes(1, 2).reshape(shape)
+        named[_huggingface_name(tensor.name)] = (kind, values.astype("<f4"))
+    write_safetensors(target / "model.safetensors", named)
+    return target
+
+
+def _huggingface_name(name: str) -> str:
+    outside = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}
+    inside = {
+        "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm", "attn_output": "self_attn.o_proj",
+        **{f"attn_{one}": f"self_attn.{one}_proj" for one in "qkv"},
+        **{f"ffn_{one}": f"mlp.{one}_proj" for one in ("gate", "up", "down")},
+    }  # fmt: skip
+    if name in outside:
+        return outside[name]
+    _, layer, part, kind = name.split(".")
+    return f"model.layers.{layer}.{inside[part]}.{kind}"
