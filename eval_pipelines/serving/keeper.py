@@ -61,6 +61,9 @@ class Keeper:
 
     def _start(self, index: int) -> None:
         self.n_starts[index] += 1
+        written = self.room.order()
+        if written is not None and written.generation == self.order.generation:
+            self.order = written  # other weights may have been loaded into it meanwhile
         log = self.room.log(index)
         _set_aside(log)
         mark = f"{self.room.folder}:{self.order.generation}"

@@ -4,6 +4,7 @@ The first lease of a (model version, deployment) starts a keeper, which starts t
 machine joins it. A lease is a lock that the kernel releases when its holder dies, so a killed run leaves nothing.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from eval_pipelines.endpoint import Endpoint, Replica
 from eval_pipelines.errors import StartError
 from eval_pipelines.keys import digest, slug
 from eval_pipelines.models import Model
+from eval_pipelines.serving import swapping
 from eval_pipelines.serving.backends import ServerCommand
 from eval_pipelines.serving.ready import bound, seen_to_work
 from eval_pipelines.serving.room import Hold, Order, Ready, Room
@@ -65,12 +67,7 @@ async def lease(
         holder = Hold(room, who)
         stack.callback(holder.release)
         while True:
-            with room.lock("start") as turn:
-                await turn.acquire()
-                has_joined = room.running() is not None
-                if not has_joined:
-                    await start(room, backend, model, deployment, machine=machine, environ=secrets_, on_wait=on_wait)
-                await holder.acquire()
+            has_joined = await _enter(room, backend, model, deployment, holder, machine, secrets_, on_wait)
             try:
                 endpoint = await _ready(room, backend, model, deployment, needs, stack)
                 break
@@ -80,6 +77,40 @@ async def lease(
                     raise
                 # it was being stopped when we came: the next one is ours
         yield endpoint
+
+
+async def _enter(
+    room: Room,
+    backend: ModuleType,
+    model: Model,
+    deployment: Deployment,
+    holder: Hold,
+    machine: Machine,
+    environ: Mapping[str, str],
+    on_wait: Callable[[str], None],
+) -> bool:
+    """Hold servers that run for this model, or will soon. Returns whether they ran already."""
+    said = ""
+    while True:
+        with room.lock("start") as turn:
+            await turn.acquire()
+            is_running, order = room.running() is not None, room.order()
+            is_free = True
+            if is_running and order is not None and not swapping.serves(order, model):
+                with room.lock("holders") as everyone:
+                    # never waited for with the start lock: who holds it may want to lease once more
+                    is_free = everyone.try_acquire()
+                    if is_free:
+                        is_running = await swapping.hand_over(room, backend, model, deployment, say=on_wait)
+            if is_free:
+                if not is_running:
+                    await start(room, backend, model, deployment, machine=machine, environ=environ, on_wait=on_wait)
+                await holder.acquire()
+                return is_running
+        if order is not None and said != order.model_key:
+            said = order.model_key
+            on_wait(f"waiting for the warm server, which {said} uses")
+        await asyncio.sleep(0.2)
 
 
 def hold(model: Model, deployment: Deployment, *, leases: Path, who: str = "") -> Hold:
@@ -93,11 +124,16 @@ def hold(model: Model, deployment: Deployment, *, leases: Path, who: str = "") -
 
 
 def server_id(model: Model, deployment: Deployment) -> str:
-    """One server per model version and way of serving it: an overwritten checkpoint never meets its old server."""
-    version = digest(
-        [str(model.key), model.fingerprint, model.deployment, deployment.model_dump(mode="json")], n_bytes=6
-    )
-    return f"{slug(str(model.key))}-{version}"
+    """One server per model version and way of serving it: an overwritten checkpoint never meets its old server.
+
+    Or one for all models that can be loaded into it one after the other: it is told which one it shall serve.
+    """
+    how = [model.deployment, deployment.model_dump(mode="json")]
+    backend = plugins.load("serving.backends", deployment.backend, kind="backend")
+    shared = swapping.key_of(backend, deployment, model)
+    if shared is not None:
+        return f"{slug(model.key.family)}-{digest([shared, *how], n_bytes=6)}"
+    return f"{slug(str(model.key))}-{digest([str(model.key), model.fingerprint, *how], n_bytes=6)}"
 
 
 def _has_failed(room: Room) -> bool:

@@ -46,6 +46,7 @@ class Order(_Note):
 
     generation: str
     model_key: str
+    fingerprint: str
     deployment: str
     servers: list[ServerOrder]
     api_key: str | None

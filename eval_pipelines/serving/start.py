@@ -58,6 +58,7 @@ async def start(
         order = Order(
             generation=generation,
             model_key=str(model.key),
+            fingerprint=model.fingerprint,
             deployment=model.deployment,
             servers=servers,
             api_key=api_key if command.key_env else None,

@@ -14,15 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.backends import Model, ServerCommand
+from eval_pipelines.serving.backends._vllm_swap import BARRED, FLAGS, FOLDER, swap, swap_key
 from eval_pipelines.serving.backends._vllm_words import CAUSES, ELSEWHERE, METRICS, REMOVED, SHORT
 from eval_pipelines.serving.flags import arguments, check_extra_args, flag, names, program
 from eval_pipelines.serving.weights import huggingface_folder, is_adapter
+
+__all__ = ["Spec", "command", "node_commands", "swap", "swap_key"]
 
 # no usage reports; and the server's packages come from its own environment, not from ours
 _ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONPATH": ""}
 _BASE_NAME = "lora-base"
 READS = frozenset({"huggingface", "lora", "mistral", "pickle"})
-_NOT_FLAGS = {"executable", "port", "extra_args", "lora_base", "lora_modules"}
+_NOT_FLAGS = {"executable", "port", "extra_args", "hot_swap", "lora_base", "lora_modules"}
+_NOT_SWAPPED = ("quantization", "load_format", "speculative_config")
 _WEIGHTS_AS: dict[str, tuple[str, ...]] = {"auto": ("*.safetensors",), "safetensors": ("*.safetensors",)}
 
 
@@ -73,6 +77,9 @@ class Spec(BaseModel):
     tokenizer: str | None = Field(default=None, description="Folder of another tokenizer than the checkpoint's.")
     trust_remote_code: bool = Field(default=False, description="Run the code that lies beside the weights.")
     seed: int | None = Field(default=None, ge=0, description="Seed of the server; a request's own seed comes first.")
+    hot_swap: bool = Field(
+        default=False, description="The next checkpoint of a family is loaded into the warm server, where that works."
+    )
     port: int | None = Field(default=None, ge=1, le=65535, description="Fixed port; default: any free one.")
     extra_args: tuple[str, ...] = Field(default=(), description="Further arguments of `vllm serve`, one word each.")
 
@@ -119,7 +126,17 @@ class Spec(BaseModel):
             raise ValueError(f"decode_context_parallel_size = {dcp} must divide tensor_parallel_size = {tp}")
         if _BASE_NAME in self.lora_modules:
             raise ValueError(f"lora_modules: {_BASE_NAME!r} is the name of the base model; choose another")
+        if self.hot_swap:
+            self._check_swappable()
         return self
+
+    def _check_swappable(self) -> None:
+        given = [name for name in _NOT_SWAPPED if getattr(self, name) is not None]
+        given += ["data_parallel_size"] if self.data_parallel_size > 1 else []
+        given += ["lora_modules without lora_base"] if self.lora_modules and not self.lora_base else []
+        given += [f"{one} in extra_args" for one in BARRED if one in names(self.extra_args)]
+        if given:
+            raise ValueError(f"hot_swap does not go with {', '.join(given)}: weights could not be seen to be replaced")
 
 
 def reads(spec: Spec) -> frozenset[str]:
@@ -135,7 +152,7 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
     """The command line for one model on one machine. Raises ConfigError for weights vLLM cannot read."""
     return ServerCommand(
         argv=[*_serve(spec, model), "--host", host, "--port", str(port), *spec.extra_args],
-        env=_ENV,
+        env={**_ENV, "PYTHONPATH": str(FOLDER)} if spec.hot_swap else _ENV,
         key_env="VLLM_API_KEY",
         causes=CAUSES,
         metrics_path="/metrics",
@@ -161,6 +178,8 @@ def node_commands(
         raise ConfigError(f"{model.key}: {spec.n_gpus} GPUs cannot be shared evenly by {len(nodes)} nodes")
     if len(nodes) == 1:
         return [list(command(spec, model, host=host, port=port).argv)]
+    if spec.hot_swap:
+        raise ConfigError(f"{model.key}: hot_swap does not go with several nodes")
     barred = {"--distributed-executor-backend", "--api-server-count", "-asc"} & {*names(spec.extra_args)}
     if barred:
         raise ConfigError(f"{model.key}: {', '.join(sorted(barred))} in extra_args does not go with several nodes")
@@ -189,6 +208,8 @@ def _serve(spec: Spec, model: Model) -> list[str]:
     folder = huggingface_folder(model, server="vLLM", config=config, weights_as=weights_as)
     argv = [spec.executable, "serve", str(folder), "--served-model-name", name, "--generation-config", "vllm"]
     argv += arguments(spec, leave_out=_NOT_FLAGS)
+    if spec.hot_swap:
+        argv += FLAGS
     if adapters:
         argv += ["--enable-lora", "--lora-modules", *(f"{one}={path}" for one, path in adapters.items())]
     return argv
