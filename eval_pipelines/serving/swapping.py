@@ -80,5 +80,5 @@ async def stop(room: Room) -> None:
         except ProcessLookupError:
             pass
     deadline = time.monotonic() + _STOP_TIMEOUT_S
-    while room.has_keeper() and time.monotonic() < deadline:
+    while room.has_keeper() and time.monotonic() < deadline:  # noqa: ASYNC110 - the kernel tells nobody when a flock is let go
         await asyncio.sleep(0.1)
