@@ -26,7 +26,7 @@ LOGPROB_TOLERANCE = 0.02  # of a whole continuation; single tokens differ by som
 KEEP_WARM_S = 30
 GONE_WITHIN_S = KEEP_WARM_S + 30
 CPU = {
-    "backend": "vllm", "dtype": "float32", "max_model_len": 1024, "enforce_eager": True,
+    "backend": "vllm", "gpus": 0, "dtype": "float32", "max_model_len": 1024, "enforce_eager": True,
     "kv_cache_memory_bytes": 1 << 28, "max_num_seqs": 8, "max_in_flight": 8, "keep_warm_s": KEEP_WARM_S,
     "ready_timeout_s": 400,
     "env": {

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NEEDS = ("chat", "completions", "echo_logprobs", "top_logprobs")
 TOLERANCE = 0.05  # bfloat16: a longer text is computed in other blocks
 CPU = (
-    "dtype: bfloat16, max_model_len: 2048, enforce_eager: true, kv_cache_memory_bytes: 268435456, max_in_flight: 8, "
+    "gpus: 0, dtype: bfloat16, max_model_len: 2048, enforce_eager: true, kv_cache_memory_bytes: 268435456, max_in_flight: 8, "
     "env: {TORCH_COMPILE_DISABLE: '1', OMP_NUM_THREADS: '1', VLLM_CPU_OMP_THREADS_BIND: nobind, HF_HUB_OFFLINE: '1'}"
 )
 # texts whose parts begin a new token, so that the sum over parts is the sum over the whole
