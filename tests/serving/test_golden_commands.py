@@ -161,6 +161,7 @@ def test_a_nim_is_told_by_variables_and_given_its_key_by_name(folder) -> None:
         "NIM_SERVED_MODEL_NAME": "llama@step-100",
         "NIM_SERVER_PORT": "8001",
         "NIM_MODEL_NAME": str(folder.weights),
+        "NIM_MODEL_PATH": str(folder.weights),
         "NIM_MODEL_PROFILE": "vllm-bf16-tp2",
         "NIM_MAX_MODEL_LEN": "8192",
         "NIM_TENSOR_PARALLEL_SIZE": "2",

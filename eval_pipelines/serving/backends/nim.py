@@ -4,7 +4,7 @@ Needs   a `container` with the image; the variable NGC_API_KEY where the image f
 Offers  chat, completions
 Limits  it takes no key, and listens on every interface: the container needs a network of its own, with its port
         published on loopback
-Source  NIM for LLMs documentation, "Configure a NIM"; from memory, not run here
+Source  NIM for LLMs 1.x documentation, "Configure a NIM", and 2.0 to 3.0, "Environment Variables"; not run here
 """
 
 import re
@@ -21,6 +21,7 @@ _OWNED = {
     "NIM_SERVED_MODEL_NAME": "the server answers to the model key and to nothing else",
     "NIM_SERVER_PORT": "the lease chooses it",
     "NIM_MODEL_NAME": "it is the model's `weights`",
+    "NIM_MODEL_PATH": "it is the model's `weights`",
     "NIM_MODEL_PROFILE": "use `model_profile`",
     "NIM_MAX_MODEL_LEN": "use `max_model_len`",
     "NIM_TENSOR_PARALLEL_SIZE": "use `tensor_parallel_size`",
@@ -110,7 +111,8 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
     # The served name is the model key, so a request meant for another checkpoint is refused, not answered.
     env = {"NIM_SERVED_MODEL_NAME": str(model.key), "NIM_SERVER_PORT": str(port)}
     if model.weights is not None:
-        env["NIM_MODEL_NAME"] = str(huggingface_folder(model, server="NIM"))
+        # the first is the name in NIM 1.x, the second in NIM 2.0 and later
+        env |= dict.fromkeys(("NIM_MODEL_NAME", "NIM_MODEL_PATH"), str(huggingface_folder(model, server="NIM")))
     for name in ("model_profile", "max_model_len", "tensor_parallel_size", "pipeline_parallel_size", "log_level"):
         value = getattr(spec, name)
         if value != Spec.model_fields[name].default:
