@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -33,6 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KEY = ModelKey("smollm2-135m", "main")
 NEEDS = ("chat", "completions", "echo_logprobs")
 TOLERANCE = 1e-3  # float32 on both sides; others in the batch change the blocks it is computed in
+TORCH_TOLERANCE = 0.05  # another library: other kernels, and its own reading of the quantised file
 N_CONCURRENT = 30
 LIKELIHOODS = [
     ("The capital of France is", " Paris"),
@@ -52,6 +54,23 @@ def python() -> str:
     if not Path(path).is_file():
         pytest.skip(f"no Python with PyTriton at {path}: `make pytriton` installs it, or set EVAL_PIPELINES_PYTRITON")
     return path
+
+
+@pytest.fixture(scope="module")
+def torch_python() -> str:
+    path = os.environ.get("EVAL_PIPELINES_PYTRITON_TORCH", "")
+    if not path:
+        pytest.skip("EVAL_PIPELINES_PYTRITON_TORCH is not set: it names a Python with PyTriton, torch and transformers")
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(torch_python: str, small_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small model as a Hugging Face folder."""
+    folder = tmp_path_factory.mktemp("checkpoint")
+    script = Path(__file__).parent / "pytriton/make_float32.py"
+    subprocess.run([torch_python, str(script), str(small_model), str(folder)], check=True, capture_output=True)
+    return folder
 
 
 def free_ports(n: int) -> int:
@@ -249,6 +268,29 @@ async def test_a_task_that_wants_to_know_what_is_greedy_is_refused(tmp_path, pyt
         os.kill(room_of(small_model, how, tmp_path).running().keeper_pid, signal.SIGTERM)
 
 
+async def test_a_hugging_face_folder_says_the_same_and_tells_what_is_greedy(
+    tmp_path, torch_python, checkpoint, small_model
+) -> None:
+    told, both = {}, "max_context: 2048, dtype: float32"
+    async with borrow(checkpoint, triton(torch_python, both), tmp_path, needs=[*NEEDS, "top_logprobs"]) as endpoint:
+        told["torch"] = await answers(QUESTIONS, endpoint, tmp_path / "a")
+        failed = await answers([completion("x", max_tokens=9000), completion("x", best_of=3)], endpoint, tmp_path / "c")
+    async with borrow(small_model, parsed("{backend: embedded, keep_warm_s: 0, max_context: 2048}"), tmp_path) as other:
+        told["embedded"] = await answers(QUESTIONS, other, tmp_path / "b")
+
+    assert [one.failure for one in told["torch"] + told["embedded"] if one.failure] == []
+    assert [one.failure.kind for one in failed] == [FailureKind.CONTEXT_LENGTH, FailureKind.UNSUPPORTED]
+    for question, theirs, ours in zip(QUESTIONS, told["torch"], told["embedded"], strict=True):
+        if question.operation == "loglikelihood":
+            print(f"{question.continuation!r}: {theirs.logprob:.5f} = {ours.logprob:.5f} {theirs.is_greedy}")
+            assert theirs.logprob == pytest.approx(ours.logprob, abs=TORCH_TOLERANCE)
+        else:
+            assert (theirs.text, theirs.finish_reason) == (ours.text, ours.finish_reason)
+        assert theirs.prompt_tokens == ours.prompt_tokens
+    greedy = {question.continuation: one.is_greedy for question, one in zip(QUESTIONS, told["torch"], strict=True)}
+    assert (greedy[" Paris"], greedy[" a city called Lyon"]) == (True, False)
+
+
 async def test_an_environment_without_pytriton_is_told_by_name(tmp_path, small_model) -> None:
     with pytest.raises(StartError, match="Likely cause: `python` is of another environment: install nvidia-pytriton"):
         async with borrow(small_model, triton(sys.executable), tmp_path):
@@ -261,6 +303,16 @@ async def test_a_folder_too_long_for_a_socket_is_told_with_the_setting(tmp_path,
     with pytest.raises(StartError, match=r"Likely cause: set `env: \{TMPDIR: /tmp\}`"):
         async with borrow(small_model, triton(python, f"env: {{TMPDIR: {str(long)!r}}}"), tmp_path):
             pass
+
+
+async def test_a_taken_second_port_is_told_at_once(tmp_path, python, small_model) -> None:
+    how = triton(python)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", how.spec.port + 1))
+        taken.listen()
+        with pytest.raises(StartError, match="Likely cause: one of three ports in a row is taken"):
+            async with borrow(small_model, how, tmp_path):
+                pass
 
 
 async def test_damaged_weights_are_told_as_such(tmp_path, python, small_model) -> None:

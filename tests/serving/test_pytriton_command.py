@@ -100,7 +100,7 @@ def test_ports_are_the_leases_business() -> None:
         pytriton.Spec(triton={"grpc_port": 1})
 
 
-# each was provoked: another environment's Python, numpy 2.5.5, no libpython on the path, a long TMPDIR, no openvino
+# what the server says; all were provoked but those on libpython and /dev/shm
 SAID = [
     (
         "error: No module named 'pytriton': this Python is of an environment without nvidia-pytriton",
@@ -117,9 +117,10 @@ SAID = [
         "TMPDIR: /tmp",
     ),
     (
-        "error: No module named 'openvino_genai': this model's engine needs openvino-genai, gguf and pydantic beside",
+        "error: No module named 'gguf': this model's engine needs openvino-genai, gguf and pydantic beside",
         "the engine's packages are missing",
     ),
+    ("error: cannot listen on 127.0.0.1:26001: Address already in use. Triton takes --port 26000", "ports in a row"),
     ("cannot start '/no/python': [Errno 2] No such file or directory: '/no/python'", "name the one of an environment"),
 ]
 

@@ -55,7 +55,11 @@ _CAUSES = (
         "the engine's packages are missing beside nvidia-pytriton in the environment of `python`",
     ),
     Cause(r"truncated|ends early|not a gguf|is no gguf", "the weights are damaged or still being written"),
-    Cause(r"failed to start (http|grpc|metrics) service|--max-context", "a port is taken, or an option does not fit"),
+    Cause(
+        r"cannot listen on|failed to start (http|grpc|metrics) service",
+        "one of three ports in a row is taken: leave `port` out, or choose another",
+    ),
+    Cause(r"--max-context \d+ is more than", "lower `max_context`, or raise `kv_cache_gb`"),
 )
 
 

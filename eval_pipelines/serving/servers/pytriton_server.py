@@ -37,7 +37,6 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 _SOCKET_PATH_BYTES = 107  # longest address of a Unix socket
 _SOCKET_NAME_BYTES = 24  # what PyTriton adds to the model's name
 _WORKSPACE = "pt-"
-_SHARED_MEMORY = "/dev/shm"  # noqa: S108 - Triton's own place
 _EXIT_TIMEOUT_S = 3
 _STOP_TIMEOUT_S = 10
 _ORPHANS_TIMEOUT_S = 3
@@ -48,6 +47,7 @@ _TICK_S = 0.5
 def main() -> int:
     """Serve until told to stop. Returns the exit status: 0 told to, 1 ended by itself, 2 could not start."""
     _find_our_code()
+    from eval_pipelines.serving.servers.preflight import require_libpython, require_packages, require_ports
     from eval_pipelines.serving.servers.questions import StartError, say
 
     if sys.argv[1:2] == ["--engine-worker"]:
@@ -60,8 +60,9 @@ def main() -> int:
     if not options.is_inner:
         return _launch()
     try:
-        _require_libpython()
-        _require_packages()
+        require_libpython()
+        require_packages()
+        require_ports(options.host, options.port)
         return _serve(options)
     except StartError as error:
         say(f"error: {error}")
@@ -126,35 +127,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--triton-config", type=json.loads, default={}, help="JSON: further fields of TritonConfig")
     parser.add_argument("--is-inner", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
-
-
-def _require_libpython() -> None:
-    from eval_pipelines.serving.servers.questions import StartError
-
-    name = f"libpython3.{sys.version_info.minor}.so.1.0"
-    try:
-        ctypes.CDLL(name)
-    except OSError:
-        if sys.version_info[:2] != (3, 13):  # the wheel brings that one
-            raise StartError(
-                f"{name} is not found, and Triton's Python backend needs it. Install the system's package of that "
-                f"library, or use a Python that was built with --enable-shared."
-            ) from None
-
-
-def _require_packages() -> None:
-    from eval_pipelines.serving.servers.questions import StartError
-
-    try:
-        import numpy as np
-        import pytriton  # type: ignore[import-not-found]  # noqa: F401
-    except ImportError as error:
-        raise StartError(f"{error}: this Python is of an environment without nvidia-pytriton") from error
-    if int(np.__version__.split(".")[0]) >= 2:
-        # Triton would say that it is ready, and its backend would die of the first request
-        raise StartError(f"numpy {np.__version__} is installed; nvidia-pytriton needs numpy < 2")
-    if not os.access(_SHARED_MEMORY, os.W_OK):
-        raise StartError(f"{_SHARED_MEMORY} is not there or not writable; Triton keeps its tensors in it")
 
 
 def _serve(options: argparse.Namespace) -> int:
