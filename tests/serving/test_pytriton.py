@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from eval_pipelines.errors import StartError, UnsupportedError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.records import FailureKind, Request, Response
+from eval_pipelines.serving.backends import pytriton
 from eval_pipelines.serving.lease import hold, lease, server_id
 from eval_pipelines.serving.room import Room, Running
 
@@ -235,7 +237,9 @@ async def test_what_was_asked_when_it_is_stopped_is_a_failure_and_no_traceback(t
 
 
 @pytest.mark.parametrize("victim", ["keeper", "server", "tritonserver"])
-async def test_a_kill_leaves_no_process_and_no_files(tmp_path, python, small_model, victim) -> None:
+async def test_a_kill_leaves_no_process_and_the_next_start_removes_its_files(
+    tmp_path, python, small_model, victim
+) -> None:
     scratch = Path(f"/tmp/ep-{os.getpid()}-{victim[:3]}")
     scratch.mkdir()
     how = triton(python, f"max_context: 2048, env: {{TMPDIR: {str(scratch)!r}}}")
@@ -248,11 +252,14 @@ async def test_a_kill_leaves_no_process_and_no_files(tmp_path, python, small_mod
             killed = time.monotonic()
             assert await gone(tree), {one.name() for one in living(tree)}
             print(f"\ngone {time.monotonic() - killed:.1f} s after kill -9 of the {victim}")
-            assert list(scratch.iterdir()) == []
+        # one that cannot serve is enough of a start
+        line = [*pytriton.command(how.spec, model_of(small_model, tmp_path), host="127.0.0.1", port=free_ports(3)).argv]
+        line[line.index(str(small_model))] = str(tmp_path / "nothing.gguf")
+        done = subprocess.run(line, env={**os.environ, "TMPDIR": str(scratch)}, capture_output=True, check=False)
+        assert done.returncode == 2, done.stderr
+        assert list(scratch.iterdir()) == []
     finally:
-        for left in sorted(scratch.rglob("*"), reverse=True):
-            left.rmdir() if left.is_dir() else left.unlink()
-        scratch.rmdir()
+        shutil.rmtree(scratch)
 
 
 async def test_a_task_that_wants_to_know_what_is_greedy_is_refused(tmp_path, python, small_model) -> None:

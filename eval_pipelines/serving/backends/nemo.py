@@ -21,6 +21,8 @@ from eval_pipelines.serving.backends import Cause, Model, ServerCommand
 from eval_pipelines.serving.flags import check_extra_args, program
 from eval_pipelines.serving.weights import huggingface_folder
 
+# the folder of one iteration looks like any other of torch.distributed
+READS = frozenset({"megatron", "torch_distributed"})
 N_PORTS = 3  # REST proxy, Triton, Triton's metrics
 _SCRIPTS = "scripts/deploy/nlp"
 _PARALLEL = (

@@ -20,6 +20,7 @@ from eval_pipelines.serving.backends import Cause, Model, ServerCommand
 from eval_pipelines.serving.flags import program
 from eval_pipelines.serving.weights import huggingface_folder
 
+READS = frozenset({"gguf", "huggingface"})
 N_PORTS = 3  # HTTP, gRPC, metrics
 _SCRIPT = Path(servers.__file__).with_name("pytriton_server.py")
 _OWNED = {
