@@ -10,7 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("eval_pipelines", "resources", "assets", "sensors", "dbt_like_sql")
-LOCKS = sorted(path.name for path in ROOT.glob("requirements*.lock"))
+LOCKS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("requirements*.lock", "tests/serving/pytriton/requirements*.txt")
+    for path in ROOT.glob(pattern)
+)
 # split, so that this file does not find itself
 TRACES = ("python" + "hosted", "pypi" + ".org", "/wo" + "rk/", "/ro" + "ot/", "--index" + "-url")
 
