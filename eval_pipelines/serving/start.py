@@ -87,7 +87,10 @@ def command_of(backend: ModuleType, deployment: Deployment, model: Model, port: 
     """What to run, with the operator's own variables."""
     host = deployment.container.listen_host if deployment.container else HOST
     command: ServerCommand = backend.command(deployment.spec, model, host=host, port=port)
-    return replace(command, env={**command.env, **deployment.env})
+    env = {**command.env, **deployment.env}
+    if command.env.get("PYTHONPATH") and "PYTHONPATH" in deployment.env:  # what we need of our own comes first
+        env["PYTHONPATH"] = f"{command.env['PYTHONPATH']}:{deployment.env['PYTHONPATH']}"
+    return replace(command, env=env)
 
 
 def _server(
