@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import shutil
 import signal
@@ -77,7 +78,8 @@ def checkpoint(torch_python: str, small_model: Path, tmp_path_factory: pytest.Te
 
 def free_ports(n: int) -> int:
     """The first of n consecutive free ports."""
-    for first in range(20000, 30000, n):
+    # not always the same first: two runs of these tests at once would take them for free at the same moment
+    for first in random.sample(range(20000, 30000, n), 100):
         taken = [socket.socket() for _ in range(n)]
         try:
             for i, one in enumerate(taken):
