@@ -1,6 +1,7 @@
 """NeMo's real OpenAI proxy on a real Triton, around the small model: its quirks, through our own client."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -46,7 +47,8 @@ def python() -> str:
 
 
 def free_ports(n: int) -> int:
-    for first in range(30000, 40000, n):
+    # not always the same first: two runs of these tests at once would take them for free at the same moment
+    for first in random.sample(range(30000, 40000, n), 100):
         taken = [socket.socket() for _ in range(n)]
         try:
             for i, one in enumerate(taken):

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import shutil
 import signal
@@ -28,7 +29,7 @@ from eval_pipelines.errors import StartError, UnsupportedError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.records import FailureKind, Request, Response
-from eval_pipelines.serving.backends import pytriton
+from eval_pipelines.serving.backends import likely_cause, pytriton
 from eval_pipelines.serving.lease import hold, lease, server_id
 from eval_pipelines.serving.room import Room, Running
 
@@ -77,7 +78,8 @@ def checkpoint(torch_python: str, small_model: Path, tmp_path_factory: pytest.Te
 
 def free_ports(n: int) -> int:
     """The first of n consecutive free ports."""
-    for first in range(20000, 30000, n):
+    # not always the same first: two runs of these tests at once would take them for free at the same moment
+    for first in random.sample(range(20000, 30000, n), 100):
         taken = [socket.socket() for _ in range(n)]
         try:
             for i, one in enumerate(taken):
@@ -92,8 +94,8 @@ def free_ports(n: int) -> int:
 
 
 def triton(python: str, text: str = "max_context: 2048", keep_warm_s: float = 0) -> Deployment:
-    how = f"backend: pytriton, python: {python!r}, port: {free_ports(3)}, {text}"
-    return parsed(f"{{{how}, keep_warm_s: {keep_warm_s}, ready_timeout_s: 240}}")
+    how = f"backend: pytriton, python: {python!r}, {text}"
+    return parsed(f"{{{how}, keep_warm_s: {keep_warm_s}, ready_timeout_s: 240, max_restarts: 0}}")
 
 
 def parsed(text: str) -> Deployment:
@@ -150,8 +152,8 @@ QUESTIONS = [
 
 
 def tree_of(running: Running) -> set[psutil.Process]:
-    server = psutil.Process(running.server_pid)
-    return {server, psutil.Process(running.keeper_pid), *server.children(recursive=True)}
+    server = psutil.Process(running.servers[0].pid)
+    return {server, *server.children(recursive=True)}
 
 
 def living(found: set[psutil.Process]) -> set[psutil.Process]:
@@ -202,7 +204,8 @@ async def test_triton_and_the_embedded_server_say_the_same_of_the_same_weights(t
 async def test_requests_at_once_share_batches_and_one_that_fails_fails_alone(tmp_path, python, small_model) -> None:
     how = triton(python, "max_context: 2048, max_batch_size: 16, queue_delay_s: 0.02, max_in_flight: 64")
     async with borrow(small_model, how, tmp_path) as endpoint, httpx.AsyncClient() as http:
-        metrics_url = f"http://127.0.0.1:{how.spec.port + 2}/metrics"
+        [server] = endpoint.addresses
+        metrics_url = server.metrics_url
         before = counts((await http.get(metrics_url)).text)
         wanted = [completion(f"{i} plus {i} is", max_tokens=8) for i in range(N_CONCURRENT)]
         wanted[3] = completion("too long", max_tokens=9000)
@@ -226,7 +229,7 @@ async def test_what_was_asked_when_it_is_stopped_is_a_failure_and_no_traceback(t
             answers([completion("Once upon a time", max_tokens=1900, ignore_eos=True)], endpoint, tmp_path / "a")
         )
         await asyncio.sleep(1.5)
-        os.killpg(room_of(small_model, how, tmp_path).running().server_pid, signal.SIGTERM)
+        os.killpg(room_of(small_model, how, tmp_path).running().servers[0].pid, signal.SIGTERM)
         [told] = await asked
         assert told.failure is not None
         assert told.failure.kind in (FailureKind.OVERLOADED, FailureKind.CONNECTION)
@@ -247,7 +250,10 @@ async def test_a_kill_leaves_no_process_and_the_next_start_removes_its_files(
         async with borrow(small_model, how, tmp_path):
             running = room_of(small_model, how, tmp_path).running()
             tree = tree_of(running)
-            pids = {one.name(): one.pid for one in tree} | {"keeper": running.keeper_pid, "server": running.server_pid}
+            pids = {one.name(): one.pid for one in tree} | {
+                "keeper": running.keeper_pid,
+                "server": running.servers[0].pid,
+            }
             os.kill(pids[victim], signal.SIGKILL)
             killed = time.monotonic()
             assert await gone(tree), {one.name() for one in living(tree)}
@@ -312,14 +318,15 @@ async def test_a_folder_too_long_for_a_socket_is_told_with_the_setting(tmp_path,
             pass
 
 
-async def test_a_taken_second_port_is_told_at_once(tmp_path, python, small_model) -> None:
-    how = triton(python)
+def test_a_taken_second_port_is_told_at_once(tmp_path, python, small_model) -> None:
+    port = free_ports(3)
+    line = pytriton.command(pytriton.Spec(python=python), model_of(small_model, tmp_path), host="127.0.0.1", port=port)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", how.spec.port + 1))
+        taken.bind(("127.0.0.1", port + 1))
         taken.listen()
-        with pytest.raises(StartError, match="Likely cause: one of three ports in a row is taken"):
-            async with borrow(small_model, how, tmp_path):
-                pass
+        done = subprocess.run(line.argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert likely_cause(done.stderr.splitlines(), line.causes).startswith("one of three ports in a row is taken")
 
 
 async def test_damaged_weights_are_told_as_such(tmp_path, python, small_model) -> None:
