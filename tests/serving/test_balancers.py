@@ -75,7 +75,7 @@ def free_address() -> str:
 @pytest.mark.parametrize("name", BALANCERS)
 async def test_behind_a_balancer_no_answer_is_lost_when_one_of_its_servers_dies(tmp_path, servers, name: str) -> None:
     if shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") is None:
-        pytest.skip(f"no {name} on this machine: `make balancers` installs it")
+        pytest.skip(f"no {name} on this machine: `make system` installs it")
     urls = [one.stdout.readline().strip() for one in servers]
     text, argv = BALANCERS[name]
     address, config = free_address(), tmp_path / "balancer.conf"

@@ -1,6 +1,5 @@
 """A real llama-server behind a lease. Opt-in: EVAL_PIPELINES_LLAMA_SERVER names its command."""
 
-import os
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from eval_pipelines.records import Request, Response
 from eval_pipelines.serving.backends import llama_cpp
 from eval_pipelines.serving.lease import lease, server_id
 from eval_pipelines.serving.room import Room
+from tests.installed import installed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 KEY = ModelKey("smollm2-135m", "q4")
@@ -28,12 +28,7 @@ KEY = ModelKey("smollm2-135m", "q4")
 
 @pytest.fixture(scope="module")
 def executable() -> str:
-    value = os.environ.get("EVAL_PIPELINES_LLAMA_SERVER", "")
-    if not value:
-        pytest.skip("EVAL_PIPELINES_LLAMA_SERVER is not set: `make test-llama` installs a llama-server and sets it")
-    if not Path(value).is_file():
-        pytest.skip(f"EVAL_PIPELINES_LLAMA_SERVER names {value}, and there is no such file")
-    return value
+    return str(installed("EVAL_PIPELINES_LLAMA_SERVER"))
 
 
 def deployment(executable: str, text: str = "ctx_size: 4096, parallel: 4, threads: 1, threads_batch: 1") -> Deployment:

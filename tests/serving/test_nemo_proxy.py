@@ -22,6 +22,7 @@ from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.records import FailureKind, Request, Response
 from eval_pipelines.serving.backends import nemo
+from tests.installed import installed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ROOT = Path(__file__).parents[2]
@@ -39,11 +40,7 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    default = ROOT / ".cache/nemo-proxy/bin/python"
-    path = os.environ.get("EVAL_PIPELINES_NEMO_PROXY", str(default))
-    if not Path(path).is_file():
-        pytest.skip(f"no Python with NeMo at {path}: `make nemo-proxy` installs it, or set EVAL_PIPELINES_NEMO_PROXY")
-    return path
+    return str(installed("EVAL_PIPELINES_NEMO_PROXY"))
 
 
 def free_ports(n: int) -> int:

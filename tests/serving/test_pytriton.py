@@ -32,6 +32,7 @@ from eval_pipelines.records import FailureKind, Request, Response
 from eval_pipelines.serving.backends import likely_cause, pytriton
 from eval_pipelines.serving.lease import hold, lease, server_id
 from eval_pipelines.serving.room import Room, Running
+from tests.installed import installed, named
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 KEY = ModelKey("smollm2-135m", "main")
@@ -52,19 +53,12 @@ PROMPTS = ["The capital of France is", "Once upon a time", "def add(a, b):\n", "
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    default = Path(__file__).parents[2] / ".cache/pytriton/bin/python"
-    path = os.environ.get("EVAL_PIPELINES_PYTRITON", str(default))
-    if not Path(path).is_file():
-        pytest.skip(f"no Python with PyTriton at {path}: `make pytriton` installs it, or set EVAL_PIPELINES_PYTRITON")
-    return path
+    return str(installed("EVAL_PIPELINES_PYTRITON"))
 
 
 @pytest.fixture(scope="module")
 def torch_python() -> str:
-    path = os.environ.get("EVAL_PIPELINES_PYTRITON_TORCH", "")
-    if not path:
-        pytest.skip("EVAL_PIPELINES_PYTRITON_TORCH is not set: it names a Python with PyTriton, torch and transformers")
-    return path
+    return str(named("EVAL_PIPELINES_PYTRITON_TORCH", by="a Python with PyTriton, torch and transformers"))
 
 
 @pytest.fixture(scope="module")

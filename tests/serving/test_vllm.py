@@ -1,7 +1,6 @@
 """A real vLLM behind a lease. Opt-in: EVAL_PIPELINES_VLLM and EVAL_PIPELINES_VLLM_CHECKPOINT say where it is."""
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +23,7 @@ from eval_pipelines.serving.lease import lease, server_id
 from eval_pipelines.serving.metrics import NAMES
 from eval_pipelines.serving.room import Room, Running
 from eval_pipelines.serving.scraping import Scraper
+from tests.installed import installed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NEEDS = ("chat", "completions", "echo_logprobs", "top_logprobs")
@@ -41,21 +41,14 @@ PARTS = [
 ]
 
 
-def from_environment(name: str) -> str:
-    value = os.environ.get(name, "")
-    if not value:
-        pytest.skip(f"{name} is not set: `make test-vllm` installs vLLM for a CPU and sets it")
-    return value
-
-
 @pytest.fixture(scope="module")
 def checkpoint() -> Path:
-    return Path(from_environment("EVAL_PIPELINES_VLLM_CHECKPOINT"))
+    return installed("EVAL_PIPELINES_VLLM_CHECKPOINT")
 
 
 @pytest.fixture(scope="module")
 def executable() -> str:
-    return from_environment("EVAL_PIPELINES_VLLM")
+    return str(installed("EVAL_PIPELINES_VLLM"))
 
 
 def deployment(executable: str, text: str = CPU) -> Deployment:

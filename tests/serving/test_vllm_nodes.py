@@ -16,6 +16,7 @@ import pytest
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.serving.backends import vllm
+from tests.installed import named
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -60,16 +61,13 @@ def running(lines: list[list[str]], folder: Path) -> Iterator[list["subprocess.P
 
 
 def test_two_nodes_that_share_each_layer_answer_as_one_server(tmp_path) -> None:
-    executable, checkpoint = (
-        os.environ.get(name, "") for name in ("EVAL_PIPELINES_VLLM", "EVAL_PIPELINES_VLLM_CHECKPOINT")
-    )
-    if not executable or not checkpoint:
-        pytest.skip("EVAL_PIPELINES_VLLM is not set: `make test-vllm` installs vLLM for a CPU and sets it")
+    executable = str(named("EVAL_PIPELINES_VLLM", by="make test-vllm"))
+    checkpoint = named("EVAL_PIPELINES_VLLM_CHECKPOINT", by="make test-vllm")
     spec = vllm.Spec(
         executable=executable, tensor_parallel_size=2, load_format="dummy", dtype="bfloat16", max_model_len=512,
         enforce_eager=True, kv_cache_memory_bytes=2**26, extra_args=("--hf-overrides", json.dumps(SHAPE)),
     )  # fmt: skip
-    model = Model(ModelKey("dummy", "tp2"), "cpu", "f00d", Path(checkpoint))
+    model = Model(ModelKey("dummy", "tp2"), "cpu", "f00d", checkpoint)
     port = free_port()
     lines = vllm.node_commands(
         spec, model, nodes=["127.0.0.1"] * 2, host="127.0.0.1", port=port, master_port=free_port()

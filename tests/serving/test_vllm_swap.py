@@ -20,6 +20,7 @@ from eval_pipelines.errors import ServingError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.serving.backends import vllm
+from tests.installed import named
 from tests.serving.vllm_cpu.checkpoints import lora_adapter, narrower, with_noise
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -107,16 +108,9 @@ def model_of(weights: Path, revision: str) -> Model:
     return Model(ModelKey("smol", revision), "cpu", revision, weights)
 
 
-def from_environment(name: str) -> str:
-    value = os.environ.get(name, "")
-    if not value:
-        pytest.skip(f"{name} is not set: `make test-vllm` installs vLLM for a CPU and sets it")
-    return value
-
-
 @pytest.fixture(scope="module")
 def first() -> Path:
-    return Path(from_environment("EVAL_PIPELINES_VLLM_CHECKPOINT"))
+    return named("EVAL_PIPELINES_VLLM_CHECKPOINT", by="make test-vllm")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +120,7 @@ def second(first: Path, tmp_path_factory) -> Path:
 
 def spec_of(**more: object) -> vllm.Spec:
     common = {"dtype": "bfloat16", "max_model_len": 1024, "enforce_eager": True, "kv_cache_memory_bytes": 1 << 27}
-    return vllm.Spec(executable=from_environment("EVAL_PIPELINES_VLLM"), hot_swap=True, **common, **more)
+    return vllm.Spec(executable=str(named("EVAL_PIPELINES_VLLM", by="make test-vllm")), hot_swap=True, **common, **more)
 
 
 @pytest.fixture(scope="module")

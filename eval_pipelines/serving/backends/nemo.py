@@ -148,6 +148,7 @@ def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
         metrics_port=2,
         metrics_path="/metrics",
         metric_names={"n_waiting": "nv_inference_pending_request_count"},
+        served_name=served_name(model),
         causes=_CAUSES,
     )
 
