@@ -44,7 +44,7 @@ _CAUSES = (
     ),
     Cause(r"gpus were asked for", "this machine lends the server fewer GPUs than `gpus`"),
     Cause(
-        r"out of memory|outofmemory|can't allocate memory|not enough memory",
+        r"out of memory|outofmemory|(can.t|cannot) allocate memory|not enough memory",
         "the memory does not suffice: raise `gpus`, set `dtype: bfloat16`, or lower `max_batch_size`, "
         "`max_batch_tokens` or `max_model_len`",
     ),
@@ -58,8 +58,13 @@ _CAUSES = (
         "a weights file is cut short or damaged: copy the checkpoint again",
     ),
     Cause(
+        r"the weights lack \d+ tensors|no file named .*safetensors|ignore_mismatched_sizes",
+        "the weights are not those of config.json, or not all of them: copy the checkpoint again",
+    ),
+    Cause(
         r"gated repo|gatedrepoerror|repositorynotfound|localentrynotfound|offline mode is enabled|couldn't connect to"
-        r"|hfvalidationerror|can't load (the )?(tokenizer|configuration)",
+        r"|hfvalidationerror|can't load (the )?(tokenizer|configuration)|couldn't instantiate the backend tokenizer"
+        r"|need to have sentencepiece",
         "something is wanted that is not in the folder, or not on this machine (a tokenizer, code of a gated model): "
         "copy it beside the weights",
     ),
@@ -68,7 +73,7 @@ _CAUSES = (
         "the checkpoint carries its own code: set `trust_remote_code: true` if you trust it",
     ),
     Cause(
-        r"does not support an attention implementation|flash_?attn|attn_implementation",
+        r"has been toggled on, but|does not support an attention implementation|attn_implementation=.* is not supported",
         "`attn_implementation` does not go with this model or this environment: leave it out",
     ),
 )

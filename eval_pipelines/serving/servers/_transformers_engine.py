@@ -129,6 +129,7 @@ class Engine(Generic[AnyBatch]):
         self._news = threading.Condition()
         self._waiting: deque[Row] = deque()
         self._batches: list[AnyBatch] = []
+        self._read: list[Row] = []
         self._is_closed = False
         self.trouble: str | None = None
 
@@ -139,8 +140,8 @@ class Engine(Generic[AnyBatch]):
 
     @property
     def n_running(self) -> int:
-        """Rows in a batch."""
-        return sum(len(batch.rows) for batch in self._batches)
+        """Rows that are computed, or whose prompt is being read."""
+        return len(self._read) + sum(len(batch.rows) for batch in self._batches)
 
     def submit(self, rows: Sequence[Row]) -> None:
         """Queue all rows of a request. Raises Refused if they would make the queue too long."""
@@ -165,9 +166,10 @@ class Engine(Generic[AnyBatch]):
             with self._news:
                 while not (self._waiting or self._batches or self._is_closed):
                     self._news.wait(0.5)  # close() cannot wake us
-                rows = self._next()
-            if rows:
-                self._compute(rows)
+                self._read = self._next()
+            if self._read:
+                self._compute(self._read)
+            self._read = []
             for batch in [*self._batches]:
                 if batch in self._batches:
                     self._compute(batch.rows, batch)

@@ -67,12 +67,7 @@ class CausalModel:
         self.tokens = Tokens(AutoTokenizer.from_pretrained(settings.folder, **shared))
         if settings.chat_template:
             self.tokens.tokenizer.chat_template = settings.chat_template
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            settings.folder, dtype=settings.dtype, use_safetensors=True,
-            attn_implementation=settings.attn_implementation, **(place := _place(settings)), **shared,
-        ).eval()  # fmt: skip
-        if settings.device != "cpu" and not place:
-            self._model.to("cuda:0")
+        self._model = _loaded(settings)
         self._takes = inspect.signature(self._model.forward).parameters
         self._device = self._model.get_input_embeddings().weight.device
         self.n_vocabulary = int(self._model.get_input_embeddings().weight.shape[0])
@@ -178,6 +173,26 @@ class CausalModel:
                 f"{type(self._model).__name__} keeps no past_key_values: this server cannot continue a text"
             )
         self.step(batch)
+
+
+def _loaded(settings: Settings) -> Any:
+    transformers.utils.logging.disable_progress_bar()
+    place = _place(settings)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        settings.folder,
+        dtype=settings.dtype,
+        use_safetensors=True,
+        attn_implementation=settings.attn_implementation,
+        trust_remote_code=settings.trust_remote_code,
+        output_loading_info=True,
+        **place,
+    )
+    # transformers fills in what is missing at random, and merely mentions it
+    if missing := sorted(report["missing_keys"]):
+        raise LoadError(f"the weights lack {len(missing)} tensors of the model: {', '.join(missing[:3])} …")
+    if settings.device != "cpu" and not place:
+        model.to("cuda:0")
+    return model.eval()
 
 
 def _place(settings: Settings) -> dict[str, Any]:

@@ -35,21 +35,28 @@ class Speller:
         self._tokenizer, self._skips_special = tokenizer, skips_special
         self._ids = list(context[-_N_CONTEXT:])
         self._first, self._told = 0, len(self._ids)
+        self._n_ahead = 0  # characters told of tokens that end in half a character
 
     def feed(self, id_: int) -> str:
         """The text that became whole with this token."""
         self._ids.append(id_)
         new = self._untold()
-        if not new or new.endswith(_HALF):
-            return ""
+        certain = new.rstrip(_HALF)
+        if not new or certain != new:
+            ahead, self._n_ahead = certain[self._n_ahead :], max(self._n_ahead, len(certain))
+            return ahead
         self._first, self._told = self._told, len(self._ids)
-        return new
+        return self._since(new)
 
     def finish(self) -> str:
         """No token follows: half a character stays U+FFFD."""
         new = self._untold()
         self._first = self._told = len(self._ids)
-        return new
+        return self._since(new)
+
+    def _since(self, new: str) -> str:
+        ahead, self._n_ahead = self._n_ahead, 0
+        return new[ahead:]
 
     def _untold(self) -> str:
         # some decoders spell a first token in another way, so it is decoded with those before it
