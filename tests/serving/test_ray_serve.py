@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from eval_pipelines.client.probe import served_names
+from eval_pipelines.client.transport import open_client
 from eval_pipelines.config import Deployment
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import StartError
@@ -34,6 +38,38 @@ def two_replicas(python: str, *, args: str = "greeting: hello") -> Deployment:
         f"app_args: {{{args}}}, key_env: PLAIN_KEY, num_replicas: 2, num_cpus: 2, object_store_memory_bytes: 100000000, "
         "keep_warm_s: 0, ready_timeout_s: 240, max_in_flight: 8"
     )
+
+
+@pytest.fixture
+def cluster(python: str, scratch: Path) -> Iterator[str]:
+    """The address of a Ray that somebody else runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = (
+        f"--port {port} --num-cpus 2 --object-store-memory 100000000 --include-dashboard=false --disable-usage-stats"
+    )
+    head = subprocess.Popen(
+        [str(Path(python).with_name("ray")), "start", "--head", "--block", *options.split(), "--temp-dir", str(scratch / "c")],
+        env={**os.environ, "RAY_AUTH_MODE": "disabled", "PYTHONPATH": ""}, start_new_session=True, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield f"127.0.0.1:{port}"
+        assert head.poll() is None  # whoever joined it left it alone
+    finally:
+        tree = [psutil.Process(head.pid), *psutil.Process(head.pid).children(recursive=True)]
+        head.terminate()
+        psutil.wait_procs(tree, timeout=15)
+        for one in living({*tree}):
+            one.kill()
+        head.wait()
 
 
 async def who_answers(endpoint: Endpoint, n: int, folder: Path) -> list[int]:
@@ -103,3 +139,21 @@ async def test_an_application_that_fails_is_told_with_its_own_words(python, tmp_
         async with lease(MODEL, how, needs=("completions",), leases=tmp_path / "leases", secrets_={}):
             pass
     assert [*scratch.iterdir()] == []
+
+
+async def test_a_cluster_of_others_is_joined_and_left_and_its_serve_is_not_touched(python, cluster, tmp_path) -> None:
+    shared = (
+        f"backend: ray_serve, python: {python!r}, app: 'plain_app:Plain', app_dir: {str(Path(__file__).parent / 'ray')!r}, "
+        f"app_args: {{greeting: hello}}, address: {cluster!r}, max_replicas: 2, min_replicas: 1, "
+        "target_ongoing_requests: 2, keep_warm_s: 0, ready_timeout_s: 240, env: {RAY_AUTH_MODE: disabled}"
+    )
+    how, leases = deployment(shared), tmp_path / "leases"
+    async with lease(MODEL, how, needs=("completions",), leases=leases, secrets_={}) as endpoint:
+        other = Model(ModelKey("plain", "v2"), "it", "f00d", None)
+        with pytest.raises(StartError, match="Serve belongs to others: deploy there"):
+            async with lease(other, how, needs=(), leases=leases, secrets_={}):
+                pass
+        async with open_client(endpoint) as client:
+            assert await served_names(client, endpoint) == ["plain@v1"]
+        tree = processes(running(MODEL, how, leases))
+    assert await gone(tree)

@@ -124,8 +124,10 @@ def test_an_own_application_gets_model_name_and_replicas(model) -> None:
         ({"min_replicas": 2}, "max_replicas must be given"),
         ({"min_replicas": 3, "max_replicas": 2}, "be at least min_replicas"),
         ({"address": "a:1", "num_cpus": 2}, "num_cpus is for a Ray of its own"),
+        ({"address": "a:1", "app": "a:b", "key_env": "KEY"}, "key_env does not go with `address`"),
         ({"engine_kwargs": {"tensor_parallel_size": 2}}, "use `tensor_parallel_size`"),
         ({"app": "no colon"}, "app"),
+        ({"address": "auto"}, "address"),
         ({"app": "a:b", "app_dir": "apps"}, "full path"),
     ],
 )
@@ -175,7 +177,16 @@ def test_another_executor_is_refused(model) -> None:
 
 
 SAID = [
+    ("cannot start 'pythn': [Errno 2] No such file or directory: 'pythn'", "no such Python"),
     ("ModuleNotFoundError: No module named 'ray'", "pip install 'ray[serve]'"),
+    ("ModuleNotFoundError: No module named 'pyarrow'", "pip install 'ray[llm]'"),
+    ("ImportError: Neither vLLM nor SGLang is installed", "pip install 'ray[llm]'"),
+    ("ModuleNotFoundError: No module named 'nosuch'", "the module's folder in `app_dir`"),
+    ("AttributeError: module 'mods' has no attribute 'x'", "MODULE:NAME"),
+    ("error: mods:build is no deployment: only one can be given num_replicas", "no class under @serve.deployment"),
+    ("error: no Ray answers at 127.0.0.1:6399: [Errno 111] Connection refused", "no Ray answers at `address`"),
+    ("error: Serve already runs on 10.0.0.1:6379: stop it, or deploy there", "belongs to others"),
+    ("OSError: [Errno 98] Address already in use", "leave `port` out"),
 ]
 
 

@@ -39,8 +39,7 @@ _CAUSES = (
         "ray.serve.llm needs an engine: pip install 'ray[llm]' in the environment of `python`",
     ),
     Cause(
-        r"could not find any running ray instance|failed to connect to gcs|timed out.*(gcs|connect)|"
-        r"ray cluster .*not (reachable|running)",
+        r"no ray answers at|could not find any running ray instance|failed to connect to gcs",
         "no Ray answers at `address`: start it, or leave `address` out",
     ),
     Cause(
@@ -85,7 +84,9 @@ class Spec(BaseModel):
     max_replicas: int | None = Field(default=None, ge=1, description="Most copies, in place of `num_replicas`.")
     target_ongoing_requests: float | None = Field(default=None, gt=0, description="Requests per copy to scale to.")
     max_ongoing_requests: int | None = Field(default=None, ge=1, description="Requests a copy takes at once.")
-    address: str | None = Field(default=None, description="A running cluster (HOST:PORT); default: a Ray of its own.")
+    address: str | None = Field(
+        default=None, pattern=r"^[^:/]+:\d+$", description="A running cluster (HOST:PORT); default: a Ray of its own."
+    )
     route_prefix: str = Field(default="/", pattern="^/", description="Where the application's routes start.")
     num_cpus: int | None = Field(default=None, ge=1, description="CPUs of its own Ray; default: all.")
     object_store_memory_bytes: int | None = Field(
@@ -130,6 +131,8 @@ class Spec(BaseModel):
         own = [name for name in ("num_cpus", "object_store_memory_bytes", "dashboard_port") if getattr(self, name)]
         if self.address and own:
             raise ValueError(f"{', '.join(own)} is for a Ray of its own, not for the cluster at {self.address}")
+        if self.address and self.key_env:
+            raise ValueError("key_env does not go with `address`: replicas inherit the cluster's environment, not ours")
         for name in ("tensor_parallel_size", "pipeline_parallel_size"):
             if name in self.engine_kwargs:
                 raise ValueError(f"engine_kwargs: use `{name}`, which also says how many GPUs are taken")

@@ -122,7 +122,7 @@ class CausalModel:
         kinds = {type(layer) for layer in getattr(batch.cache, "layers", [None])}
         if len(left) == len(batch.rows) or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
             return batch
-        batch.cache.batch_select_indices(torch.tensor(left, device=self._device))
+        batch.cache.batch_select_indices(torch.tensor(left))  # layers may lie on several devices
         mask, lengths = batch.mask[left], batch.lengths[left]
         if kinds == {DynamicLayer} and (unused := mask.shape[1] - int(lengths.max())):
             mask = mask[:, unused:]

@@ -15,6 +15,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -66,8 +67,10 @@ def _supervise(driver: int, folder: Path) -> int:
     _clean(driver, folder)
     if status is None:
         os.waitpid(driver, 0)
+    if told_at:
+        return 0
     # a driver that ends by itself has failed, whatever it says
-    return 0 if told_at else (status or 1) if (status or 0) >= 0 else 128 - (status or 0)
+    return 128 - status if status is not None and status < 0 else status or 1
 
 
 def _clean(leader: int, folder: Path) -> None:
@@ -111,16 +114,25 @@ def _drive(asked: argparse.Namespace, folder: Path, parent: int) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_follow, args=(parent, folder), daemon=True).start()
+    is_ours = False
     try:
+        _set_environment(asked)
+        app = _imported(asked)
         _start_ray(asked, folder)
         signal.signal(signal.SIGTERM, stop)  # Ray has put a handler of its own in its place, which prints a stack
         from ray import serve
 
         if serve.status().proxies:
             sys.exit(f"error: Serve already runs on {asked.address}: stop it, or deploy there and bind it as `hosted`")
+        is_ours = True
         where = "EveryNode" if asked.address else "HeadOnly"
         serve.start(proxy_location=where, http_options={"host": asked.host, "port": asked.port})
-        serve.run(_application(asked), name=asked.name, route_prefix=asked.route_prefix)
+        try:
+            serve.run(_application(app, asked), name=asked.name, route_prefix=asked.route_prefix)
+        except RuntimeError as error:
+            deployments = serve.status().applications[asked.name].deployments
+            _say("\n".join([f"error: {error}", *(one.message for one in deployments.values())]))
+            return 1
         _say(f"ready: {asked.app} on Ray")
         while (status := serve.status().applications[asked.name].status) != "DEPLOY_FAILED":
             time.sleep(_LOOK_S)
@@ -131,10 +143,11 @@ def _drive(asked: argparse.Namespace, folder: Path, parent: int) -> int:
             _say(ended.code)
         return 0 if ended.code in (0, None) else 1
     finally:
-        _shut_down()
+        _shut_down(has_serve=is_ours)
 
 
-def _start_ray(asked: argparse.Namespace, folder: Path) -> None:
+def _set_environment(asked: argparse.Namespace) -> None:
+    """What Ray reads when it is imported, and passes on to its workers."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if asked.app_dir:
         sys.path.insert(0, asked.app_dir)
@@ -144,11 +157,21 @@ def _start_ray(asked: argparse.Namespace, folder: Path) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         if asked.app_dir:
             os.environ["PYTHONPATH"] = asked.app_dir
+
+
+def _start_ray(asked: argparse.Namespace, folder: Path) -> None:
     import ray
 
     if asked.address:
-        environment = {"env_vars": {"PYTHONPATH": asked.app_dir}} if asked.app_dir else None
-        ray.init(address=asked.address, runtime_env=environment)
+        host, _, port = asked.address.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:  # Ray itself would try for minutes
+            sys.exit(f"error: no Ray answers at {asked.address}: {error}")
+        ray.init(
+            address=asked.address,
+            runtime_env={"env_vars": {"PYTHONPATH": asked.app_dir}} if asked.app_dir else None,
+        )
         return
     ray.init(
         num_cpus=asked.num_cpus, object_store_memory=asked.object_store_memory_bytes, _temp_dir=str(folder),
@@ -157,29 +180,40 @@ def _start_ray(asked: argparse.Namespace, folder: Path) -> None:
     )  # fmt: skip
 
 
-def _application(asked: argparse.Namespace) -> Any:
-    """What the import path names, as an application: a deployment, or a function that builds one, gets the arguments."""
+def _imported(asked: argparse.Namespace) -> Any:
+    """What the import path names."""
     from ray import serve
 
     module, _, name = asked.app.partition(":")
     found: Any = importlib.import_module(module)
     for part in name.split("."):
         found = getattr(found, part)
-    told, options = json.loads(asked.args), json.loads(asked.options)
-    if isinstance(found, serve.Deployment):
-        return found.options(**options).bind(told)
-    if options:
+    options = json.loads(asked.options)
+    if options and not isinstance(found, serve.Deployment):
         sys.exit(f"error: {asked.app} is no deployment: only one can be given {', '.join(options)}")
-    return found if isinstance(found, serve.Application) else found(told)
+    return found
 
 
-def _shut_down() -> None:
-    """Stop Serve and Ray; what hangs is left to the end of the session."""
+def _application(found: Any, asked: argparse.Namespace) -> Any:
+    """An application: as it is, from a deployment, or from a function that builds one; these get the arguments."""
+    from ray import serve
+
+    if isinstance(found, serve.Application):
+        return found
+    told = json.loads(asked.args)
+    return found.options(**json.loads(asked.options)).bind(told) if isinstance(found, serve.Deployment) else found(told)
+
+
+def _shut_down(*, has_serve: bool) -> None:
+    """Stop the Serve that was started here, and Ray; what hangs is left to the end of the session."""
+    if "ray" not in sys.modules:
+        return
     import ray
     from ray import serve
 
     try:
-        serve.shutdown()
+        if has_serve:
+            serve.shutdown()
         ray.shutdown()
     except Exception:  # noqa: BLE001 - the processes end with the session anyway
         traceback.print_exc()
