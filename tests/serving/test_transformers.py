@@ -1,6 +1,7 @@
 """The real transformers server behind a lease. Opt-in: EVAL_PIPELINES_TORCH_PYTHON and EVAL_PIPELINES_VLLM_CHECKPOINT."""
 
 import asyncio
+import json
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from eval_pipelines.errors import StartError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.records import FailureKind
+from eval_pipelines.serving.backends import transformers
 from eval_pipelines.serving.lease import lease, server_id
 from eval_pipelines.serving.room import Room
 from tests.serving.leasing import (
@@ -154,6 +156,16 @@ async def test_a_prompt_is_answered_the_same_alone_and_in_a_batch(shared, tmp_pa
     assert [one.is_greedy for one in together] == [one.is_greedy for one in alone]
     n = len(PROMPTS)
     assert [one.logprob for one in together[n:]] == pytest.approx([one.logprob for one in alone[n:]], abs=1e-3)
+
+
+def test_other_architectures_are_computed_the_same_alone_in_batches_and_in_pieces(python, checkpoint, tmp_path) -> None:
+    servers = Path(transformers.__file__).parents[1] / "servers"
+    command = [python, str(Path(__file__).parent / "tiny_models.py"), str(servers), str(checkpoint), str(tmp_path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONPATH": ""})
+    told = json.loads(done.stdout)
+    assert "keeps no past_key_values" in told.pop("state space")["error"]
+    assert len(told) == 5
+    assert [found for found in told.items() if found[1] != {"in batches": [], "in pieces": []}] == []
 
 
 async def test_a_seed_means_the_same_in_any_company(shared) -> None:

@@ -35,6 +35,7 @@ class FakeModel:
 
     pads: bool = True
     merges: bool = True
+    drops: bool = True
     on_prefill: Callable[[], None] = lambda: None
     prefilled: list[list[int]] = field(default_factory=list)
     stepped: list[int] = field(default_factory=list)
@@ -49,11 +50,13 @@ class FakeModel:
     def step(self, batch: FakeBatch) -> None:
         self.stepped.append(len(batch.rows))
         for row in batch.rows:
-            row.take(Scored(1))
+            if not row.is_over:
+                row.take(Scored(1))
 
     def keep(self, batch: FakeBatch) -> FakeBatch | None:
-        batch.rows = [row for row in batch.rows if not row.is_over]
-        return batch if batch.rows else None
+        left = [row for row in batch.rows if not row.is_over]
+        batch.rows = left if self.drops else batch.rows
+        return batch if left else None
 
     def merge(self, one: FakeBatch, other: FakeBatch) -> FakeBatch | None:
         return FakeBatch(one.rows + other.rows) if self.merges else None
@@ -120,6 +123,15 @@ def test_batches_that_cannot_be_merged_take_turns() -> None:
     asked.run()
     assert [row for row, _ in asked.ended] == [short, long]
     assert {*model.stepped} == {1}
+
+
+def test_a_model_that_cannot_drop_rows_from_a_batch_tells_each_end_once() -> None:
+    asked = Asked(FakeModel(drops=False))
+    rows = [asked.row(n_new=n) for n in (1, 30, 2)]
+    asked.ask(*rows)
+    asked.run()
+    assert [row for row, _ in asked.ended] == [rows[0], rows[2], rows[1]]
+    assert [len(row.tokens) for row in rows] == [1, 30, 2]
 
 
 def test_no_batch_has_more_tokens_than_it_may() -> None:

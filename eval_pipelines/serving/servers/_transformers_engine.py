@@ -59,6 +59,7 @@ class Row:
     tokens: list[Scored] = field(default_factory=list)
     finish_reason: str | None = None
     is_cancelled: bool = False
+    is_told: bool = False
     sampler: Any = None
 
     @property
@@ -175,7 +176,7 @@ class Engine(Generic[AnyBatch]):
                     self._compute(batch.rows, batch)
         ended = Refused(self.trouble or "the server is stopping", status=503)
         with self._news:
-            rows = [*self._waiting, *(row for batch in self._batches for row in batch.rows)]
+            rows = [*self._waiting, *(row for batch in self._batches for row in batch.rows if not row.is_told)]
             self._waiting.clear()
         for row in rows:
             row.done(ended)
@@ -198,7 +199,8 @@ class Engine(Generic[AnyBatch]):
 
     def _settle(self, batch: AnyBatch) -> AnyBatch | None:
         for row in batch.rows:
-            if row.is_over:
+            if row.is_over and not row.is_told:  # some models keep such rows to the end of their batch
+                row.is_told = True
                 row.done(None)
         return self._model.keep(batch)
 
@@ -214,7 +216,8 @@ class Engine(Generic[AnyBatch]):
             words, is_fatal = self._model.blame(error)
             self._batches = [other for other in self._batches if other is not batch]
             for row in rows:
-                row.done(Refused(words, status=500))
+                if not row.is_told:
+                    row.done(Refused(words, status=500))
             if is_fatal:
                 self.trouble = words
 

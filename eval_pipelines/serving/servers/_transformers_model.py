@@ -108,7 +108,8 @@ class CausalModel:
 
     def step(self, batch: Rows) -> None:
         """Give each row its next token."""
-        ids = torch.tensor([[row.tokens[-1].id] for row in batch.rows], device=self._device)
+        # a row that is over may have no token at all; what it is given does not matter
+        ids = torch.tensor([[row.tokens[-1].id if row.tokens else 0] for row in batch.rows], device=self._device)
         batch.mask = torch.cat([batch.mask, torch.ones_like(batch.mask[:, :1])], dim=-1)
         batch.lengths = batch.lengths + 1
         logits, batch.cache = self._forward(ids, batch.mask, batch.cache, True, only_last=True)
