@@ -9,6 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval_pipelines import plugins
+from eval_pipelines.config_specs import DeploymentFields
 from eval_pipelines.layouts import LAYOUTS
 
 pytestmark = pytest.mark.unit
@@ -251,6 +252,11 @@ def backend_problems(module: ModuleType) -> list[str]:
     else:
         found += [] if spec.model_config.get("frozen") else ["Spec is not frozen"]
         found += [] if spec.model_config.get("extra") == "forbid" else ["Spec takes unknown keys"]
+        found += [
+            f"{name} hides an option of every deployment"
+            for name in spec.model_fields
+            if name in DeploymentFields.model_fields
+        ]
         found += [f"{name} has no description" for name, field in spec.model_fields.items() if not field.description]
     layouts = getattr(module, "READS", None)
     if not isinstance(layouts, frozenset) or layouts - LAYOUTS:
