@@ -206,6 +206,8 @@ def _of_server(endpoint: "Endpoint", summary: "ServerSummary | None") -> dict[st
         told["server_metrics"] = dg.MetadataValue.md("\n".join(["| while it was asked | |", "|---|---|", *rows]))
     if endpoint.log_path is not None:
         told["server_log"] = dg.MetadataValue.path(str(endpoint.log_path))
+    if endpoint.watch is not None and endpoint.watch.n_restarts:
+        told["server_restarts"] = dg.MetadataValue.int(endpoint.watch.n_restarts)
     return told
 
 

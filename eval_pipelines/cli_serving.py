@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 
 from eval_pipelines.config import load_config
 from eval_pipelines.errors import ConfigError
@@ -88,7 +89,7 @@ def _running(data_root: Path) -> list[tuple[Room, Running, Order]]:
 def _told(room: Room, running: Running, order: Order) -> dict[str, Any]:
     up_s = (utc_now() - datetime.fromisoformat(running.started_at)).total_seconds()
     servers = [
-        {"url": ordered.url, "pid": state.pid, "gpus": ordered.gpus, "log": str(room.log(index))}
+        {"url": ordered.url, "pid": state.pid, "gpus": ordered.gpus, "log": str(room.log(index)), **_load(order, index)}
         for index, (ordered, state) in enumerate(zip(order.servers, running.servers, strict=True))
     ]
     return {
@@ -101,6 +102,21 @@ def _told(room: Room, running: Running, order: Order) -> dict[str, Any]:
         "servers": servers,
         "holders": [holder.model_dump() for holder in room.holders()],
     }
+
+
+def _load(order: Order, index: int) -> dict[str, float]:
+    """How many requests a server computes and how many wait; nothing if it does not tell."""
+    from eval_pipelines.serving.scraping import Wanted
+
+    url = order.servers[index].metrics_url
+    if url is None or not order.metric_names:
+        return {}
+    headers = {"authorization": f"Bearer {order.api_key}"} if order.api_key else {}
+    try:
+        told = Wanted(order.metric_names).read(httpx.get(url, headers=headers, timeout=2, trust_env=False).text)
+    except (httpx.HTTPError, ValueError):
+        return {}
+    return {name: told[name] for name in ("n_running", "n_waiting") if name in told}
 
 
 def _requests(server: dict[str, Any]) -> str:

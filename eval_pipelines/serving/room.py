@@ -53,6 +53,7 @@ class Order(_Note):
     keep_warm_s: float
     max_restarts: int
     machine: str
+    metric_names: dict[str, str] = {}
 
 
 class ServerState(_Note):

@@ -65,6 +65,7 @@ async def start(
             keep_warm_s=deployment.keep_warm_s,
             max_restarts=deployment.max_restarts,
             machine=str(machine.folder),
+            metric_names=dict(command.metric_names),
         )
         await _hand_over(room, order, claims)
     finally:

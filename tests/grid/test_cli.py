@@ -20,6 +20,8 @@ from eval_pipelines import plugins
 from eval_pipelines.cli import main
 from eval_pipelines.config import Config, load_config
 from eval_pipelines.home import enter_home
+from eval_pipelines.serving.reconcile import rooms
+from eval_pipelines.serving.room import Hold
 from eval_pipelines.warehouse.read import query
 
 ROOT = Path(__file__).parent.parent.parent
@@ -207,7 +209,11 @@ def warm(project, evaluate) -> Iterator[None]:
     """A server that stays warm after an evaluation."""
     (project.folder / "weights").write_bytes(b"weights")
     argv = [sys.executable, str(SERVER), "--port", "{port}", "--model", "{model_key}"]
-    project.content["deployments"]["local"] = {"backend": "command", "argv": argv, "keep_warm_s": 120}
+    metrics = {"metrics_path": "/metrics", "metric_names": {"n_running": "mock_running"}}
+    project.content["machine"] = {"gpus": [3, 5], "folder": "machine"}
+    project.content["deployments"]["local"] = {
+        "backend": "command", "argv": argv, "keep_warm_s": 120, "gpus": 2, **metrics
+    }  # fmt: skip
     project.content["models"]["local@a"] = {"deployment": "local", "weights": "weights"}
     project.write()
     evaluate(model="local@a")
@@ -216,13 +222,36 @@ def warm(project, evaluate) -> Iterator[None]:
 
 
 def pid_of(told: str) -> int:
-    return int(re.search(r"^local@a  local  up 0:00:\d\d\n  http://127\.0\.0\.1:\d+/v1  pid (\d+)  /", told)[1])
+    return int(
+        re.search(
+            r"^local@a  local  up 0:00:\d\d\n  http://127\.0\.0\.1:\d+/v1  pid (\d+)  GPU 3, 5  0 requests running",
+            told,
+        )[1]
+    )
 
 
 @pytest.mark.slow
 def test_ps_lists_a_warm_server_with_its_address_and_process(project, warm) -> None:
     server = psutil.Process(pid_of(run(project, "serving", "ps").stdout))
     assert str(SERVER) in server.cmdline()
+
+
+@pytest.mark.slow
+def test_ps_tells_who_uses_a_server(project, warm) -> None:
+    assert "  used by nobody: stops after 120 s\n" in run(project, "serving", "ps").stdout
+    [room] = rooms(project.data / "leases")
+    holder = Hold(room, "run 1234, gsm8k")
+    assert holder.try_acquire()
+    assert f"  used by run 1234, gsm8k (pid {os.getpid()}, since " in run(project, "serving", "ps").stdout
+    [told] = json.loads(run(project, "serving", "ps", "--json").stdout)
+    assert [one["who"] for one in told["holders"]] == ["run 1234, gsm8k"]
+    holder.release()
+
+
+@pytest.mark.slow
+def test_stop_of_another_model_names_those_that_run(project, warm) -> None:
+    told = run(project, "serving", "stop", "mock@a")
+    assert (told.exit_code, "no server runs for 'mock@a'. Servers run for: local@a." in told.stderr) == (2, True)
 
 
 @pytest.mark.slow
