@@ -40,6 +40,14 @@ def deployment(text: str) -> Deployment:
     return Config.parse(f"deployments: {{it: {{{text}}}}}", path=Path("/nowhere/evals.yaml")).deployment("it")
 
 
+def on_cpu(python: str, text: str = "") -> Deployment:
+    """The transformers server on a CPU."""
+    return deployment(
+        f"backend: transformers, python: {python!r}, device: cpu, dtype: float32, threads: 1, max_model_len: 1024, "
+        f"max_batch_size: 4, max_waiting: 32, keep_warm_s: 0, max_in_flight: 16, env: {{HF_HUB_OFFLINE: '1'}} {text}"
+    )
+
+
 def chat(text: str, **params: object) -> Request:
     messages = ({"role": "user", "content": text},)
     return Request(

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -16,9 +15,7 @@ import pytest
 
 from eval_pipelines.client.probe import served_names
 from eval_pipelines.client.transport import open_client
-from eval_pipelines.config import Deployment
 from eval_pipelines.endpoint import Endpoint
-from eval_pipelines.errors import StartError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.records import FailureKind
@@ -34,6 +31,7 @@ from tests.serving.leasing import (
     from_environment,
     gone,
     likelihood,
+    on_cpu,
     processes,
     running,
 )
@@ -61,13 +59,6 @@ def python() -> str:
 def checkpoint() -> Path:
     name = "EVAL_PIPELINES_VLLM_CHECKPOINT"
     return Path(from_environment(name, "the Hugging Face folder of a small instruct model"))
-
-
-def on_cpu(python: str, text: str = "") -> Deployment:
-    return deployment(
-        f"backend: transformers, python: {python!r}, device: cpu, dtype: float32, threads: 1, max_model_len: 1024, "
-        f"max_batch_size: 4, max_waiting: 32, keep_warm_s: 0, max_in_flight: 16, env: {{HF_HUB_OFFLINE: '1'}} {text}"
-    )
 
 
 class Shared:
@@ -277,45 +268,3 @@ async def test_a_busy_server_is_gone_within_seconds_when(victim, python, checkpo
             print(f"\n{victim}: gone after {time.monotonic() - began:.1f} s")
             told = (await asyncio.gather(call, return_exceptions=True))[0]
     assert isinstance(told, httpx.HTTPError) or told.status_code == 503
-
-
-def broken(checkpoint: Path, folder: Path, n_bytes: int) -> Path:
-    """The checkpoint with its weights cut short."""
-    ignored = shutil.ignore_patterns("*.safetensors")
-    shutil.copytree(checkpoint, folder, ignore=ignored)
-    with (checkpoint / "model.safetensors").open("rb") as file:
-        (folder / "model.safetensors").write_bytes(file.read(n_bytes))
-    return folder
-
-
-async def test_weights_cut_short_are_told_as_the_cause(python, checkpoint, tmp_path) -> None:
-    weights = broken(checkpoint, tmp_path / "broken", 1_000_000)
-    model = Model(ModelKey("smollm2-135m", "main"), "it", "f00d", weights)
-    with pytest.raises(StartError, match="Likely cause: a weights file is cut short or damaged"):
-        async with lease(model, on_cpu(python), needs=NEEDS, leases=tmp_path / "leases", secrets_={}):
-            pass
-
-
-async def test_weights_that_lack_a_layer_are_not_made_up(python, checkpoint, tmp_path) -> None:
-    shutil.copytree(checkpoint, tmp_path / "lacking")
-    cut = (
-        "import sys; from safetensors.torch import load_file, save_file; path = sys.argv[1]; "
-        "save_file({k: v for k, v in load_file(path).items() if '.layers.7.' not in k}, path, {'format': 'pt'})"
-    )
-    subprocess.run([python, "-c", cut, str(tmp_path / "lacking" / "model.safetensors")], check=True)
-    model = Model(ModelKey("smollm2-135m", "main"), "it", "f00d", tmp_path / "lacking")
-    with pytest.raises(
-        StartError, match=r"Likely cause: the weights are not those of config\.json, or not all of them"
-    ):
-        async with lease(model, on_cpu(python), needs=NEEDS, leases=tmp_path / "leases", secrets_={}):
-            pass
-
-
-async def test_no_gpu_is_told_with_the_setting(python, checkpoint, tmp_path) -> None:
-    if subprocess.run([python, "-c", "import torch; exit(torch.cuda.is_available())"], check=False).returncode:
-        pytest.skip("there is a GPU here")
-    how = deployment(f"backend: transformers, python: {python!r}, keep_warm_s: 0")
-    model = Model(ModelKey("smollm2-135m", "main"), "it", "f00d", checkpoint)
-    with pytest.raises(StartError, match=r"torch sees no GPU: .*or set `device: cpu`"):
-        async with lease(model, how, needs=NEEDS, leases=tmp_path / "leases", secrets_={}):
-            pass
