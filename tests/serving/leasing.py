@@ -1,13 +1,11 @@
 """What tests of real servers behind a lease share: requests, their answers, and the processes that must go away."""
 
 import asyncio
-import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
-import pytest
 
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
@@ -25,14 +23,6 @@ PARTS = [
     ("Weather report:", " sunny 🙂🌞", " all day long."),
     ("東京は", "日本の首都", "です。"),
 ]
-
-
-def from_environment(name: str, meaning: str) -> str:
-    """The value of a variable that opts in. Skips the test where it is not set."""
-    value = os.environ.get(name, "")
-    if not value:
-        pytest.skip(f"{name} is not set: {meaning}")
-    return value
 
 
 def deployment(text: str) -> Deployment:

@@ -21,7 +21,8 @@ from eval_pipelines.errors import StartError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.serving.lease import lease
-from tests.serving.leasing import answers, completion, deployment, from_environment, gone, living, processes, running
+from tests.installed import named
+from tests.serving.leasing import answers, completion, deployment, gone, living, processes, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MODEL = Model(ModelKey("plain", "v1"), "it", "f00d", None)
@@ -29,7 +30,7 @@ MODEL = Model(ModelKey("plain", "v1"), "it", "f00d", None)
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    return from_environment("EVAL_PIPELINES_RAY", "a Python with what tests/serving/ray/requirements.txt lists")
+    return str(named("EVAL_PIPELINES_RAY", by="make test-ray"))
 
 
 def two_replicas(python: str, *, args: str = "greeting: hello") -> Deployment:

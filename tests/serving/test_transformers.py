@@ -22,13 +22,13 @@ from eval_pipelines.records import FailureKind
 from eval_pipelines.serving.backends import transformers
 from eval_pipelines.serving.lease import lease, server_id
 from eval_pipelines.serving.room import Room
+from tests.installed import installed
 from tests.serving.leasing import (
     PARTS,
     answers,
     chat,
     completion,
     deployment,
-    from_environment,
     gone,
     likelihood,
     on_cpu,
@@ -52,13 +52,12 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    return from_environment("EVAL_PIPELINES_TORCH_PYTHON", "a Python with torch, transformers, fastapi, uvicorn")
+    return str(installed("EVAL_PIPELINES_TORCH_PYTHON"))
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Path:
-    name = "EVAL_PIPELINES_VLLM_CHECKPOINT"
-    return Path(from_environment(name, "the Hugging Face folder of a small instruct model"))
+    return installed("EVAL_PIPELINES_VLLM_CHECKPOINT")
 
 
 class Shared:

@@ -10,7 +10,8 @@ from eval_pipelines.errors import StartError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.serving.lease import lease
-from tests.serving.leasing import deployment, from_environment, on_cpu
+from tests.installed import installed
+from tests.serving.leasing import deployment, on_cpu
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 NEEDS = ("completions",)
@@ -18,13 +19,12 @@ NEEDS = ("completions",)
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    return from_environment("EVAL_PIPELINES_TORCH_PYTHON", "a Python with torch, transformers, fastapi, uvicorn")
+    return str(installed("EVAL_PIPELINES_TORCH_PYTHON"))
 
 
 @pytest.fixture(scope="module")
 def checkpoint() -> Path:
-    name = "EVAL_PIPELINES_VLLM_CHECKPOINT"
-    return Path(from_environment(name, "the Hugging Face folder of a small instruct model"))
+    return installed("EVAL_PIPELINES_VLLM_CHECKPOINT")
 
 
 def broken(checkpoint: Path, folder: Path, n_bytes: int) -> Path:

@@ -103,7 +103,9 @@ class Spec(BaseModel):
 
     @property
     def n_gpus(self) -> int:
-        """GPUs over all nodes, with as many replicas as there may be."""
+        """GPUs of this machine, with as many replicas as there may be: none of them in a cluster, which has its own."""
+        if self.address:
+            return 0
         each = self.gpus_per_replica if self.app else self.tensor_parallel_size * self.pipeline_parallel_size
         return each * (self.max_replicas or self.num_replicas or 1)
 
