@@ -113,10 +113,11 @@ ui: bootstrap
 	$(BIN)/eval-pipelines ui
 
 test: bootstrap $(DUCKDB15)/.installed system servers lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m slow
 
 unit: bootstrap lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 lint: bootstrap
 	$(BIN)/ruff check .

@@ -66,7 +66,7 @@ def test_sglangs_image_under_podman_gets_devices_by_name(model) -> None:
         f"podman run --rm --init --name {NAME} --network host --shm-size 16g --device nvidia.com/gpu=0"
         f" --device nvidia.com/gpu=1 --user {os.getuid()}:{os.getgid()} {MOUNT} --entrypoint python3"
         " lmsysorg/sglang:latest -m sglang.launch_server --model-path WEIGHTS --served-model-name llama@step-100"
-        " --sampling-defaults openai --tp-size 2 --host 127.0.0.1 --port 8001"
+        " --sampling-defaults openai --enable-metrics --tp-size 2 --host 127.0.0.1 --port 8001"
     )
     assert told.kill[0] == "podman"
 

@@ -161,7 +161,9 @@ async def test_a_server_that_hangs_costs_a_short_timeout_at_the_ends_and_nothing
         left_s = time.monotonic() - asked_at
     assert entered_s < 1
     assert left_s < 1
-    assert [one.failure for one in watched.records] == ["TimeoutError"] * 2
+    # the client's own limit and ours are the same
+    assert len(watched.records) == 2
+    assert {one.failure for one in watched.records} <= {"TimeoutError", "ConnectTimeout", "ReadTimeout"}
 
 
 async def test_an_error_of_the_asking_goes_through_and_nothing_keeps_running() -> None:
