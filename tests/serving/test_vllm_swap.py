@@ -1,6 +1,7 @@
 """Other weights in a running vLLM. Opt-in as test_vllm.py is: EVAL_PIPELINES_VLLM, EVAL_PIPELINES_VLLM_CHECKPOINT."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -15,11 +16,14 @@ import httpx
 import pytest
 
 from eval_pipelines.client.transport import open_client
+from eval_pipelines.config import Config, Machine
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import ServingError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.serving.backends import vllm
+from eval_pipelines.serving.lease import lease, server_id
+from eval_pipelines.serving.room import Room
 from tests.installed import named
 from tests.serving.vllm_cpu.checkpoints import lora_adapter, narrower, with_noise
 
@@ -233,3 +237,35 @@ async def test_adapters_take_turns_on_one_base(first, tmp_path) -> None:
         with pytest.raises(ServingError, match="answers as its base does"):
             await served.swap(model_of(idle, "idle"))
         assert served.post("/completions", model="smol@idle", prompt="Hi", max_tokens=1).status_code == 503
+
+
+async def test_leases_of_successive_checkpoints_share_one_real_server(first, second, tmp_path) -> None:
+    how = Config.parse(
+        f"deployments: {{cpu: {{backend: vllm, gpus: 0, keep_warm_s: 300, ready_timeout_s: 400, hot_swap: true, "
+        f"executable: {str(named('EVAL_PIPELINES_VLLM', by='make test-vllm'))!r}, dtype: bfloat16, max_model_len: 1024, "
+        f"enforce_eager: true, kv_cache_memory_bytes: 134217728, env: {json.dumps({**ENV, 'HF_HUB_OFFLINE': '1'})}}}}}",
+        path=Path("/nowhere/evals.yaml"),
+    ).deployment("cpu")
+    room = Room(tmp_path / "leases" / server_id(model_of(first, "a"), how))
+    told: list[str] = []
+    pids, names = [], []
+    try:
+        for weights, revision in ((first, "a"), (second, "b"), (first, "c")):
+            leased = lease(
+                model_of(weights, revision), how, needs=("chat", "echo_logprobs", "top_logprobs"),
+                leases=tmp_path / "leases", secrets_={}, machine=Machine(folder=tmp_path / "machine"), on_wait=told.append,
+            )  # fmt: skip
+            async with leased as endpoint:
+                pids.append(room.running().servers[0].pid)
+                names.append(endpoint.served_name)
+        print("\n" + "\n".join(told))
+        assert len({*pids}) == 1
+        assert names == ["smol@a", "smol@b", "smol@c"]
+        assert [one.split(" in ")[0] for one in told] == [
+            "smol@b was loaded into the warm server of smol@a",
+            "smol@c was loaded into the warm server of smol@b",
+        ]
+    finally:
+        os.kill(room.running().keeper_pid, signal.SIGTERM)
+        while room.has_keeper():
+            await asyncio.sleep(0.1)
