@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 
 from eval_pipelines.client import probe
+from eval_pipelines.client.dialects import dialect
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.config import Deployment
 from eval_pipelines.endpoint import Endpoint
@@ -45,7 +46,7 @@ async def seen_to_work(
         for outcome in await asyncio.gather(*checks, return_exceptions=True):
             if isinstance(outcome, BaseException):
                 raise outcome
-        told = await asyncio.gather(*(_version(client, one.url) for one in endpoint.addresses))
+        told = await asyncio.gather(*(_version(client, one.url, endpoint.protocol) for one in endpoint.addresses))
     versions = sorted({version for version in told if version})
     return replace(endpoint, offers=frozenset(needs), server_version=", ".join(versions) or None)
 
@@ -85,9 +86,10 @@ async def _check(
         )
 
 
-async def _version(client: httpx.AsyncClient, url: str) -> str | None:
+async def _version(client: httpx.AsyncClient, url: str, protocol: str) -> str | None:
+    path = getattr(dialect(protocol, "chat"), "VERSION_PATH", "/version")
     try:
-        reply = await client.get(f"{url.removesuffix('/v1')}/version")
+        reply = await client.get(f"{url.removesuffix('/v1')}{path}")
         told = reply.json() if reply.is_success else {}
         return " ".join(str(told[name]) for name in ("version", "engine") if name in told) or None
     except (httpx.HTTPError, ValueError, TypeError):

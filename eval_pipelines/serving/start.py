@@ -54,6 +54,8 @@ async def start(
             port = ports.number(held_ports[0])
             command = command_of(backend, deployment, model, port)
             name = f"{room.folder.name}-{generation}-{index}"
+            if command.key_env:
+                api_key = environ.get(command.key_env) or api_key
             servers.append(_server(command, deployment, model, name, port, len(held_ports), mine, api_key))
         order = Order(
             generation=generation,

@@ -109,6 +109,27 @@ async def test_behind_a_balancer_no_answer_is_lost_when_one_of_its_servers_dies(
             await asyncio.to_thread(balancer.wait, 10)
 
 
+async def test_of_a_list_of_addresses_none_is_asked_any_more_that_died_and_no_answer_is_lost(tmp_path, servers) -> None:
+    urls = [one.stdout.readline().strip() for one in servers]
+    addresses = [f"{url}/v1" for url in urls]
+    deployments = Config.parse(
+        f"deployments: {{one: {{backend: hosted, base_urls: {addresses}}}}}", path=Path("/nowhere/evals.yaml")
+    )
+    model, n_seen = Model(ModelKey("mock", "a"), "one", "f00d"), 0
+
+    def kill_once(_request, _response) -> None:
+        nonlocal n_seen
+        n_seen += 1
+        if n_seen == 200:
+            servers[0].kill()
+
+    how = deployments.deployment("one")
+    async with lease(model, how, needs=("chat",), leases=tmp_path / "leases", secrets_={}) as endpoint:
+        report = await ask_all(tmp_path, endpoint, 600, on_outcome=kill_once)
+    assert (report.n_answered, report.n_failed) == (600, 0)
+    assert 350 <= httpx.get(f"{urls[1]}/stats").json()["n_prompts"] < 600, "both had their share"
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=1).status_code == 200

@@ -53,6 +53,16 @@ def test_trtllm_says_only_where_it_listens_unless_told_more(folder) -> None:
     assert (told.served_name, told.key_env, told.health_path) == ("step-100", None, "/health")
 
 
+def test_trtllm_over_two_nodes_is_one_line_for_every_task_of_mpi(folder) -> None:
+    spec = trtllm.Spec(tp_size=8, pp_size=2)
+    lines = trtllm.node_commands(spec, folder, nodes=["10.0.0.1", "10.0.0.2"], **AT)
+    assert [line(one, folder) for one in lines] == [
+        "trtllm-llmapi-launch trtllm-serve WEIGHTS --tp_size 8 --pp_size 2 --host 127.0.0.1 --port 8001"
+    ] * 2
+    with pytest.raises(ConfigError, match="16 GPUs cannot be shared evenly by 3 nodes"):
+        trtllm.node_commands(spec, folder, nodes=["a", "b", "c"], **AT)
+
+
 def test_every_option_of_trtllm_becomes_its_flag(engine) -> None:
     spec = trtllm.Spec(
         executable="/opt/trtllm/bin/trtllm-serve",

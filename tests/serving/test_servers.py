@@ -47,10 +47,18 @@ def program(tmp_path: Path, text: str, *args: str) -> list[str]:
     return [sys.executable, str(script), *args, *ARGV[2:]]
 
 
-def borrow(tmp_path: Path, how, *, of: Model | None = None, gpus: tuple[str, ...] = (), on_wait=lambda _: None):
+def borrow(
+    tmp_path: Path, how, *, of: Model | None = None, gpus: tuple[str, ...] = (), on_wait=lambda _: None, environ=None
+):
     machine = Machine(gpus=gpus, folder=tmp_path / "machine")
     return lease(
-        of or model(), how, needs=("chat",), leases=tmp_path / "leases", secrets_={}, machine=machine, on_wait=on_wait
+        of or model(),
+        how,
+        needs=("chat",),
+        leases=tmp_path / "leases",
+        secrets_=environ or {},
+        machine=machine,
+        on_wait=on_wait,
     )
 
 

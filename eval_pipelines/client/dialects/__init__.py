@@ -6,6 +6,7 @@ A protocol is one file (`triton.py`), or two where chat has routes of its own (`
 - `path(served_name) -> str`: the route, after the endpoint's URL;
 - `body(request, served_name)`: what is sent, as JSON; raises UnsupportedError for what the protocol cannot say;
 - `read(request, reply)`: Response fields of an answer, or raises NoAnswer;
+- `VERSION_PATH`, optional: where the server tells its version, as JSON; `/version` if left out;
 - `async served_names(client, url, served_name) -> list[str] | None`, in the protocol's only file or its `_chat`:
   the models the server at `url` says it serves; None if it does not say.
 

@@ -21,6 +21,9 @@ from eval_pipelines.records import FailureKind, Request
 _AT = "-AT-"  # PyTriton takes letters, digits and ._- in a name; a model key has no capital letters
 
 
+VERSION_PATH = "/v2"
+
+
 def model_name(served_name: str) -> str:
     """The name as Triton has it: `family@revision` → `family-AT-revision`; any other stays as it is."""
     return served_name.replace("@", _AT)

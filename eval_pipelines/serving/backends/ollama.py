@@ -4,7 +4,7 @@ Needs   the `ollama` command and /bin/sh; imports no Ollama code
 Offers  chat, completions. It echoes no prompt, so log-likelihoods of a given text are refused
 Limits  it takes no key, so on a machine that is shared anyone can ask it through loopback; its names know no `@`, so
         `family@revision` is served as `family:revision`; a GGUF file is copied into its store
-Source  Ollama documentation, "Importing a model", "Modelfile", "OpenAI compatibility", FAQ; from memory, not run here
+Source  Ollama documentation, "Importing a model", "Modelfile", "OpenAI compatibility", FAQ; not run here
 """
 
 from typing import Literal

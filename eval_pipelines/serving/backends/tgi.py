@@ -3,7 +3,7 @@
 Needs   the `text-generation-launcher` command (usually in a container); imports no server code
 Offers  chat, completions. It echoes no prompt, so log-likelihoods of a given text are refused
 Limits  it calls the model by the path of its folder, and takes other names for adapters
-Source  `text-generation-launcher --help`, releases 2 and 3; from memory, not run here
+Source  `text-generation-launcher --help`, in its documentation; not run here
 """
 
 from typing import Literal, Self

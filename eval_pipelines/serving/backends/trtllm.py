@@ -4,13 +4,15 @@ Needs   the `trtllm-serve` command (usually in a container); imports no TensorRT
 Offers  chat, completions
 Limits  it takes no key, so on a machine that is shared anyone can ask it through loopback; it calls the model by the
         name of its folder
-Source  TensorRT-LLM documentation, "trtllm-serve"; from memory, not run here
+Source  TensorRT-LLM documentation 0.18 to 1.1, "trtllm-serve"; not run here
 """
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.backends import Cause, Model, ServerCommand
 from eval_pipelines.serving.flags import arguments, check_extra_args, flag, flag_with_underscores, program
 from eval_pipelines.serving.weights import huggingface_folder, some_weights
@@ -128,6 +130,20 @@ class Spec(BaseModel):
 def reads(spec: Spec) -> frozenset[str]:
     """Engines, and the checkpoints they are built from, only with `backend_name: tensorrt`."""
     return READS if spec.backend_name == "tensorrt" else frozenset({"huggingface"})
+
+
+def node_commands(spec: Spec, model: Model, *, nodes: Sequence[str], host: str, port: int) -> list[list[str]]:
+    """One command line per node, all the same: started together under MPI (`srun --mpi=pmix`), one task for each GPU.
+
+    The first task answers; the others end when it does, as MPI ends them.
+
+    Raises:
+        ConfigError: the GPUs do not divide by the nodes.
+    """
+    if not nodes or spec.n_gpus % len(nodes):
+        raise ConfigError(f"{model.key}: {spec.n_gpus} GPUs cannot be shared evenly by {len(nodes)} nodes")
+    argv = list(command(spec, model, host=host, port=port).argv)
+    return [argv] if len(nodes) == 1 else [["trtllm-llmapi-launch", *argv] for _ in nodes]
 
 
 def command(spec: Spec, model: Model, *, host: str, port: int) -> ServerCommand:
