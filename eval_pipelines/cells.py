@@ -64,7 +64,7 @@ def evaluate_cells(
     resolve(config, ModelKey.parse(model))
     keys = [dg.AssetKey([kind, name]) for name in benchmarks for kind in ("responses", "scores")]
     ops = {f"responses__{name}": {"config": {"limit": limit}} for name in benchmarks} if limit else {}
-    with _told_if_disk_is_full(), dg.DagsterInstance.get() as instance:
+    with _told_if_disk_is_full(), _interrupted_as_usual(), dg.DagsterInstance.get() as instance:
         add_models(instance, [model])
         first = dg.materialize(
             assets_of(config),
@@ -76,10 +76,20 @@ def evaluate_cells(
             tags={"eval_pipelines/started_by": f"{os.environ.get('USER', 'somebody')} on the command line"},
             raise_on_error=False,
         )
+        _raise_if_interrupted(first)
         failed = [*_failed(first), *_publish(path, instance, is_verbose=is_verbose)]
     paths = [event.asset_key.path for event in first.get_asset_materialization_events() if event.asset_key]
     scored = tuple(path[-1] for path in paths if path[0] == "scores")
     return Outcome(first.run_id, scored, _in_words(failed), bool(failed) and all(map(_is_operators, failed)))
+
+
+@contextmanager
+def _interrupted_as_usual() -> Iterator[None]:
+    """Ctrl-C between two steps."""
+    try:
+        yield
+    except dg.DagsterExecutionInterruptedError:
+        raise KeyboardInterrupt from None
 
 
 @contextmanager
@@ -98,6 +108,14 @@ def _told_if_disk_is_full() -> Iterator[None]:
             f"Dagster could not write its record: the disk is full ({shutil.disk_usage(home).free:,} bytes free at "
             f"{home}). Free some space there, then run the same command again: what was answered is not asked twice."
         ) from error
+
+
+def _raise_if_interrupted(result: dg.ExecuteInProcessResult) -> None:
+    """Ctrl-C is Ctrl-C, whatever Dagster makes of it: within a step, a failure of that step."""
+    for event in result.filter_events(lambda event: event.is_step_failure):
+        error = event.step_failure_data.error
+        if error is not None and error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
+            raise KeyboardInterrupt
 
 
 def _publish(path: Path, instance: dg.DagsterInstance, *, is_verbose: bool) -> list[_Failed]:

@@ -30,6 +30,9 @@ class _Group(click.Group):
         except EvalPipelinesError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2 if isinstance(error, ConfigError) else 1)
+        except KeyboardInterrupt:
+            click.echo("interrupted: what was answered is kept; the same command asks only the rest", err=True)
+            sys.exit(130)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
