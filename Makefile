@@ -114,7 +114,7 @@ ui: bootstrap
 
 test: bootstrap $(DUCKDB15)/.installed system servers lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=40
 
 unit: bootstrap lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
