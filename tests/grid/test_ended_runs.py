@@ -58,7 +58,10 @@ def test_the_server_of_a_run_that_was_ended_goes_and_no_answer_is_lost(project, 
         _, told = run.communicate(timeout=60)
     assert run.returncode != 0
     if number is signal.SIGINT:
-        assert told.strip().splitlines()[-1] == "interrupted: what was answered is kept; the same command asks only the rest"
+        assert (
+            told.strip().splitlines()[-1]
+            == "interrupted: what was answered is kept; the same command asks only the rest"
+        )
         assert "Traceback" not in told
     assert n_journalled(project) >= 12
     assert_gone(processes)
