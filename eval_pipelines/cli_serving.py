@@ -42,7 +42,8 @@ def ps(path: Path, as_json: bool) -> None:
         click.echo(f"{told['model']}  {told['deployment']}  up {told['up']}{again}")
         for server in told["servers"]:
             gpus = f"  GPU {', '.join(server['gpus'])}" if server["gpus"] else ""
-            state = f"pid {server['pid']}" if server["pid"] else "starting"
+            ended = server["returncode"]
+            state = f"pid {server['pid']}" if server["pid"] else "starting" if ended is None else f"ended: {ended}"
             click.echo(f"  {server['url']}  {state}{gpus}{_requests(server)}  {server['log']}")
         for holder in told["holders"]:
             click.echo(f"  used by {holder['who'] or 'a process'} (pid {holder['pid']}, since {holder['since']})")
@@ -89,7 +90,14 @@ def _running(data_root: Path) -> list[tuple[Room, Running, Order]]:
 def _told(room: Room, running: Running, order: Order) -> dict[str, Any]:
     up_s = (utc_now() - datetime.fromisoformat(running.started_at)).total_seconds()
     servers = [
-        {"url": ordered.url, "pid": state.pid, "gpus": ordered.gpus, "log": str(room.log(index)), **_load(order, index)}
+        {
+            "url": ordered.url,
+            "pid": state.pid,
+            "returncode": state.returncode,
+            "gpus": ordered.gpus,
+            "log": str(room.log(index)),
+            **_load(order, index),
+        }
         for index, (ordered, state) in enumerate(zip(order.servers, running.servers, strict=True))
     ]
     return {

@@ -173,6 +173,9 @@ class _Reader:
                 (*loc, "container"), f"{head.backend} exists as an image only: name it in `container.image`"
             )
             return None
+        if head.container is not None and getattr(spec, "hot_swap", False):
+            self.source.report((*loc, "hot_swap"), "does not go with `container`, which sees one checkpoint only")
+            return None
         return Deployment.of(name, head, spec, module)
 
     def _module(self, loc: Loc, backend: Any) -> ModuleType | None:

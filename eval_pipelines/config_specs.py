@@ -82,7 +82,9 @@ class DeploymentFields(SpecRecord):
     """What every deployment has, whatever its backend."""
 
     backend: str = Field(min_length=1, description="the name of a file in eval_pipelines/serving/backends/")
-    max_in_flight: int = Field(default=32, ge=1, description="Requests in flight at once, over all benchmarks.")
+    max_in_flight: int = Field(
+        default=32, ge=1, description="Requests in flight at once, of each evaluation that asks it."
+    )
     keep_warm_s: float = Field(default=60, ge=0, description="Seconds a server we started outlives its last lease.")
     ready_timeout_s: float = Field(default=300, gt=0, description="Seconds a server may take until it answers.")
     request_timeout_s: float = Field(default=300, gt=0, description="Seconds one attempt may take.")

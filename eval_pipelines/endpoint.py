@@ -28,8 +28,11 @@ class Watch(Protocol):
 
     n_restarts: int
 
-    async def settle(self) -> int:
+    async def settle(self, failed_at: float) -> int:
         """Wait until a server answers again, after a request to it had failed. Returns `n_restarts` as it is then.
+
+        Args:
+            failed_at: Of the monotonic clock.
 
         Raises:
             ServingError: none will come back; carries the last words of the one that died.

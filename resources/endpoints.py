@@ -57,6 +57,10 @@ class EndpointsResource(ConfiguredResource):
         # Keys are read by the name that the configuration gives, at the moment a lease needs them.
         leases = config.data_root / "leases"
         deployment = config.deployment(model.deployment)
+        # a server that this run keeps for other bytes would wait for this very run
+        for other, lock in (self._held or {}).items():
+            if other != model:
+                lock.release()
         async with lease(
             model,
             deployment,

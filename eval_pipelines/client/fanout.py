@@ -197,7 +197,7 @@ class _Run:
             failed = outcome.told.get("failure")
             if failed is not None and failed.kind in failures.RETRYABLE:
                 tried.add(index)
-                if watch and not router.has_other(tried) and await watch.settle() != n_restarts:
+                if watch and not router.has_other(tried) and await watch.settle(time.monotonic()) != n_restarts:
                     n_excused += 1  # the server had died: that says nothing of the request
                     tried.clear()
                     continue

@@ -7,6 +7,7 @@ ticket; the oldest ticket is served first. A model whose server is warm needs no
 import asyncio
 import json
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from eval_pipelines.config import Machine
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.locks import FileLock, is_held
 
-_ASK_DRIVER = ("nvidia-smi", "--query-gpu=index", "--format=csv,noheader")
+_ASK_DRIVER = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
 _EVERY_S = 0.2
 _SAY_EVERY_S = 30.0
 
@@ -31,9 +32,20 @@ def devices(machine: Machine, environ: Mapping[str, str]) -> tuple[str, ...]:
         told = subprocess.run(_ASK_DRIVER, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = tuple(line.strip() for line in told.stdout.splitlines() if line.strip()) if told.returncode == 0 else ()
+    if told.returncode != 0:
+        return ()
+    rows = [[word.strip() for word in line.split(",")] for line in told.stdout.splitlines() if line.strip()]
     allowed = environ.get("CUDA_VISIBLE_DEVICES")
-    return found if allowed is None else tuple(one.strip() for one in allowed.split(",") if one.strip())
+    if allowed is None:
+        return tuple(row[0] for row in rows)
+    # one name for each, or two processes would claim one under two names
+    index_of = {name: row[0] for row in rows for name in row}
+    found: list[str] = []
+    for wanted in (one.strip() for one in allowed.split(",")):
+        if wanted not in index_of and not re.fullmatch(r"MIG-[\w-]+", wanted):
+            break  # as CUDA has it: what follows an unknown one is not visible
+        found.append(index_of.get(wanted, wanted))
+    return tuple(found)
 
 
 def check_demand(n: int, n_servers: int, spec: BaseModel, known: Sequence[str], *, deployment: str) -> None:
@@ -68,14 +80,14 @@ async def claim(
     queue = folder / "queue"
     queue.mkdir(parents=True, exist_ok=True)
     path = queue / f"{time.time_ns():020d}-{os.getpid()}.json"
-    with FileLock(path.with_suffix(".new")) as ticket:
+    with FileLock(path.with_suffix(".new"), for_all=True) as ticket:
         ticket.try_acquire()
         os.write(ticket.fd, json.dumps({"n": n, "who": who}).encode())
         ticket.path.rename(path)  # only now: tickets that nobody locks are taken away
         said_at = -_SAY_EVERY_S
         try:
             while True:
-                with FileLock(folder / "gpus.lock") as turn:
+                with FileLock(folder / "gpus.lock", for_all=True) as turn:
                     await turn.acquire(every_s=0.01)
                     ahead = [other for other in _waiting(folder) if other < path]
                     if not ahead and (held := _try_hold(n, known, folder)):
@@ -120,7 +132,7 @@ def _waiting(folder: Path) -> list[Path]:
 def _try_hold(n: int, known: Sequence[str], folder: Path) -> list[FileLock]:
     held: list[FileLock] = []
     for gpu in known:
-        lock = FileLock(_path(folder, gpu))
+        lock = FileLock(_path(folder, gpu), for_all=True)
         if lock.try_acquire():
             held.append(lock)
             if len(held) == n:

@@ -36,6 +36,7 @@ class Guard:
     line: socket.socket
     server_pid: int | None = None
     returncode: int | None = None
+    is_lost: bool = False
     _heard: bytes = b""
 
     def listen(self) -> None:
@@ -45,8 +46,10 @@ class Guard:
                 data = self.line.recv(256)
             except BlockingIOError:
                 return
+            except OSError:  # it died with words of ours unread
+                data = b""
             if not data:  # killed before it could say how the server ended
-                self.returncode = -signal.SIGKILL
+                self.returncode, self.is_lost = -signal.SIGKILL, True
             self._heard += data
             *lines, self._heard = self._heard.split(b"\n")
             for line in lines:
@@ -107,20 +110,27 @@ def die_with_parent(number: signal.Signals) -> None:
     _prctl(_PR_SET_PDEATHSIG, number)
 
 
-def sweep(timeout_s: float = _SWEEP_S) -> None:
-    """Kill and reap every descendant of this process, also those that left the group. Linux only."""
+def sweep(spare: Collection[int] = (), *, timeout_s: float = _SWEEP_S) -> None:
+    """Kill and reap every descendant of this process, also those that left the group. Linux only.
+
+    Args:
+        spare: Children that are left alone, with all below them.
+    """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        for pid in _descendants(os.getpid()):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
+        strays = [child for child in _children(os.getpid()) if child not in spare]
+        if not strays:
             return
+        for stray in strays:
+            for pid in (stray, *_descendants(stray)):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            try:
+                os.waitpid(stray, os.WNOHANG)
+            except ChildProcessError:
+                pass
         time.sleep(0.02)
 
 
@@ -140,20 +150,31 @@ def _guard(order: ServerOrder, log: Path, mark: str, line: socket.socket, keep: 
         server = _start(order, log, mark)
     except OSError as error:
         log.write_text(f"cannot start {order.argv[0]!r}: {error}\n")
-        line.send(b"ended 127\n")
+        _tell(line, "ended 127\n")
         return 1
-    line.send(f"runs {server.pid}\n".encode())
+    _tell(line, f"runs {server.pid}\n")
     while server.poll() is None and not told_to_stop:
         if select.select([line], [], [], _TICK_S)[0]:
             break
     # no message means that the keeper died: then nobody waits for a gentle end
-    is_gentle = bool(told_to_stop) or (server.poll() is None and line.recv(len(_STOP)) == _STOP)
+    is_gentle = bool(told_to_stop) or (server.poll() is None and _heard_stop(line))
     returncode = _end(server, order.cleanup, grace_s=_GRACE_S if is_gentle else 0.0)
-    try:
-        line.send(f"ended {returncode}\n".encode())
-    except OSError:
-        pass
+    _tell(line, f"ended {returncode}\n")
     return 0
+
+
+def _tell(line: socket.socket, text: str) -> None:
+    try:
+        line.send(text.encode())
+    except OSError:
+        pass  # the keeper is gone, which the next look at the line shows
+
+
+def _heard_stop(line: socket.socket) -> bool:
+    try:
+        return line.recv(len(_STOP)) == _STOP
+    except OSError:
+        return False
 
 
 def _start(order: ServerOrder, log: Path, mark: str) -> "subprocess.Popen[bytes]":
@@ -201,15 +222,19 @@ def _signal_group(leader: int, number: signal.Signals) -> None:
         pass
 
 
-def _descendants(pid: int) -> list[int]:
+def _children(pid: int) -> list[int]:
     found: list[int] = []
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            children = [int(child) for child in (task / "children").read_text().split()]
-            found += [*children, *(below for child in children for below in _descendants(child))]
+            found += map(int, (task / "children").read_text().split())
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         pass
     return found
+
+
+def _descendants(pid: int) -> list[int]:
+    children = _children(pid)
+    return [*children, *(below for child in children for below in _descendants(child))]
 
 
 def _prctl(option: int, value: int) -> None:

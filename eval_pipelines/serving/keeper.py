@@ -1,4 +1,4 @@
-"""The process that owns the servers of one order: `python -m eval_pipelines.serving.keeper FOLDER FD,FD…`.
+"""The process that owns the servers of one order: `python -m eval_pipelines.serving.keeper FOLDER GENERATION FD,FD…`.
 
 It outlives the run that started it, so that other steps and runs can share the servers. It starts a server that died
 again, up to `max_restarts` times, and ends when nobody has leased them for `keep_warm_s`, at once when nobody does
@@ -27,6 +27,7 @@ _STOP_TIMEOUT_S = 45.0
 _TICK_S = 0.25
 _MAX_LOG_BYTES = 64 * 2**20
 _N_OLD_LOGS = 4
+_SHOW_EVERY_S = 3600.0
 
 
 class Keeper:
@@ -41,6 +42,7 @@ class Keeper:
         self.told_to_stop: list[int] = []
         self.idle_since: float | None = None
         self.is_stopped = False
+        self.shown_at = float("-inf")
 
     def run(self) -> None:
         """Start all servers, watch them, and stop what is left of them in the end."""
@@ -56,6 +58,7 @@ class Keeper:
                 select.select(lines, [], [], _TICK_S)
                 self._look()
                 self._cut_logs()
+                self._show_use()
         finally:
             self._stop()
 
@@ -79,15 +82,26 @@ class Keeper:
             if one.returncode is None:
                 continue
             self.guards[index], self.returncodes[index] = None, one.returncode
+            if one.is_lost:
+                self._end_strays(index)
             may_restart = self.n_starts[index] <= self.order.max_restarts
             if may_restart and not self.told_to_stop and self.room.is_ready(self.order.generation):
                 self._start(index)
         if self._state() != before:
             self._say()
 
+    def _end_strays(self, index: int) -> None:
+        """What a guard does at the end of its server, where the guard itself was killed."""
+        for argv in self.order.servers[index].cleanup:
+            guard.run_quietly(argv)
+        guard.sweep([one.pid for one in self.guards if one is not None])
+
     def _goes_on(self) -> bool:
         if self.told_to_stop or not any(self.guards):
             return False
+        written = self.room.order()
+        if written is None or written.generation != self.order.generation:
+            return False  # who ordered this died before we could say that it runs, and somebody ordered anew
         if None in self.guards and not self.room.is_ready(self.order.generation):
             return False  # one replica cannot start: it is the same for all of them
         with self.room.lock("start") as start, self.room.lock("holders") as holders:
@@ -108,7 +122,7 @@ class Keeper:
             return
         self.is_stopped = True
         self.room.forget_servers()
-        was_stopped = any(self.guards)
+        was_stopped = bool(self.told_to_stop) or None not in self.guards
         for one in self.guards:
             if one is not None:
                 one.stop()
@@ -144,6 +158,16 @@ class Keeper:
             )
         )
 
+    def _show_use(self) -> None:
+        """Touch the lock files now and then: programs that tidy temporary folders go by their age."""
+        if time.monotonic() - self.shown_at > _SHOW_EVERY_S:
+            self.shown_at = time.monotonic()
+            for fd in self.claims:
+                try:
+                    os.utime(fd)
+                except OSError:
+                    pass  # another user's file
+
     def _cut_logs(self) -> None:
         """Move the text of a log that grew too long aside. The server goes on writing into the same file."""
         for index in range(len(self.guards)):
@@ -154,13 +178,15 @@ class Keeper:
                 os.truncate(log, 0)
 
 
-def keep(folder: Path, claims: Collection[int]) -> int:
-    """Run the ordered servers until nobody needs them. Returns the keeper's exit status."""
+def keep(folder: Path, generation: str, claims: Collection[int]) -> int:
+    """Run the servers of one order until nobody needs them. Returns the keeper's exit status."""
     room = Room(folder)
-    order = room.order()
     with room.lock("keeper") as alive:
-        if order is None or not _acquire(alive):
+        if not _acquire(alive):
             return 1
+        order = room.order()
+        if order is None or order.generation != generation:
+            return 1  # somebody ordered anew meanwhile
         Keeper(room, order, claims).run()
     return 0
 
@@ -194,8 +220,8 @@ def main() -> None:
     if os.fork():
         os._exit(0)
     os.setsid()
-    claims = [int(fd) for fd in sys.argv[2].split(",") if fd] if len(sys.argv) > 2 else []
-    sys.exit(keep(Path(sys.argv[1]), claims))
+    folder, generation, claims = sys.argv[1:]
+    sys.exit(keep(Path(folder), generation, [int(fd) for fd in claims.split(",") if fd]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ machine joins it. A lease is a lock that the kernel releases when its holder die
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +95,9 @@ async def _enter(
         with room.lock("start") as turn:
             await turn.acquire()
             is_running, order = room.running() is not None, room.order()
+            if is_running and order is None:  # written by another release of this project
+                await swapping.stop(room)
+                is_running = False
             is_free = True
             if is_running and order is not None and not swapping.serves(order, model):
                 with room.lock("holders") as everyone:
@@ -153,20 +156,24 @@ async def _ready(
     order = room.order()
     assert order is not None, "a lease is only reached after an order"
     command = command_of(backend, deployment, model, port=0)
-    endpoint = _endpoint(order, command, model, deployment, room)
+    endpoint = _endpoint(order, command, model, deployment, room, range(len(order.servers)))
     patience_s = min(_CANARY_TIMEOUT_S, deployment.request_timeout_s)
     client = await stack.enter_async_context(open_client(replace(endpoint, request_timeout_s=patience_s)))
     watch = ServerWatch(room, order, client, causes=command.causes, ready_timeout_s=deployment.ready_timeout_s)
     await watch.until_healthy()
-    seen = await seen_to_work(endpoint, needs, where=f"the {deployment.backend} server", log=room.log())
+    endpoint = _endpoint(order, command, model, deployment, room, watch.alive())
+    seen = await seen_to_work(endpoint, needs, where=f"the {deployment.backend} server", log=endpoint.log_path)
     room.write(Ready(generation=order.generation))
     return replace(seen, watch=watch)
 
 
-def _endpoint(order: Order, command: ServerCommand, model: Model, deployment: Deployment, room: Room) -> Endpoint:
+def _endpoint(
+    order: Order, command: ServerCommand, model: Model, deployment: Deployment, room: Room, alive: Sequence[int]
+) -> Endpoint:
+    servers = [order.servers[index] for index in alive]
     headers = {"authorization": f"Bearer {order.api_key}"} if order.api_key else {}
     return Endpoint(
-        url=order.servers[0].url,
+        url=servers[0].url,
         served_name=command.served_name or str(model.key),
         backend=deployment.backend,
         max_in_flight=deployment.max_in_flight,
@@ -174,7 +181,7 @@ def _endpoint(order: Order, command: ServerCommand, model: Model, deployment: De
         headers=headers,
         protocol=command.protocol,
         path_suffix=command.path_suffix,
-        replicas=tuple(Replica(server.url, headers, server.metrics_url) for server in order.servers),
+        replicas=tuple(Replica(server.url, headers, server.metrics_url) for server in servers),
         metric_names=command.metric_names,
-        log_path=room.log(),
+        log_path=room.log(alive[0]),
     )

@@ -11,8 +11,10 @@ from typing import Self
 class FileLock:
     """One `flock` on one file. Two objects conflict even within one process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, for_all: bool = False) -> None:
+        """`for_all`: other users of the machine may take it too, if they may write in its folder."""
         self.path = path
+        self._mode = 0o666 if for_all else 0o600
         self._fd: int | None = None
 
     @property
@@ -25,7 +27,7 @@ class FileLock:
     def try_acquire(self, *, shared: bool = False) -> bool:
         """Take the lock without waiting; True if it is held now."""
         if self._fd is None:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = _open(self.path, self._mode)
         try:
             fcntl.flock(self._fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -51,6 +53,18 @@ class FileLock:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def _open(path: Path, mode: int) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+        try:
+            os.fchmod(fd, mode)  # whatever the umask
+        except PermissionError:
+            pass  # another user made it meanwhile
+        return fd
 
 
 def is_held(path: Path) -> bool:

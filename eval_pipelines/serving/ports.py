@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval_pipelines.errors import ConfigError, ServingError
-from eval_pipelines.serving.locks import FileLock
+from eval_pipelines.serving.locks import FileLock, is_held
 
 FIRST, LAST = 20_000, 31_999
 
@@ -43,6 +43,11 @@ def reserve_fixed(port: int, n: int, *, host: str, folder: Path, deployment: str
     return held
 
 
+def is_reserved(port: int, n: int, *, folder: Path) -> bool:
+    """True while a server of ours holds one of these ports."""
+    return any(is_held(folder / f"port-{each}.lock") for each in range(port, port + n))
+
+
 def number(lock: FileLock) -> int:
     """The port that a lock stands for."""
     return int(lock.path.stem.removeprefix("port-"))
@@ -51,7 +56,7 @@ def number(lock: FileLock) -> int:
 def _try_hold(ports: Sequence[int], *, host: str, folder: Path) -> list[FileLock]:
     held: list[FileLock] = []
     for port in ports:
-        lock = FileLock(folder / f"port-{port}.lock")
+        lock = FileLock(folder / f"port-{port}.lock", for_all=True)
         if not lock.try_acquire() or not _is_free(host, port):
             for one in (*held, lock):
                 one.release()

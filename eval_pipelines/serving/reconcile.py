@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,30 +49,47 @@ def reconcile(leases: Path, *, now: float | None = None) -> Reconciled:
     """
     killed: dict[int, str] = {}
     forgotten, removed = [], []
-    orphans = _marked_processes()
+    marked = _marked_processes()
     for room in rooms(leases):
         with room.lock("start") as turn:
-            # somebody starts or stops a server there just now
-            if not turn.try_acquire() or room.has_keeper():
-                continue
-            for pid in orphans.get(str(room.folder), []):
-                if _kill(pid):
-                    killed[pid] = room.folder.name
-            if room.last_running() is not None:
-                order = room.order()
-                for argv in (line for server in (order.servers if order else []) for line in server.cleanup):
-                    run_quietly(argv)
-                room.forget_servers()
+            if not turn.try_acquire():
+                continue  # somebody starts or stops a server there just now
+            was_running = room.last_running() is not None
+            killed |= dict.fromkeys(_end(room, marked), room.folder.name)
+            if was_running and room.last_running() is None:
                 forgotten.append(room.folder.name)
-            if not room.holders() and (now or time.time()) - _last_used(room) > _KEEP_LOGS_S:
+            is_used = room.has_keeper() or bool(room.holders())
+            if not is_used and (now or time.time()) - _last_used(room) > _KEEP_LOGS_S:
                 shutil.rmtree(room.folder, ignore_errors=True)
                 removed.append(room.folder.name)
     return Reconciled(killed, tuple(forgotten), tuple(removed))
 
 
-def _marked_processes() -> dict[str, list[int]]:
-    """Folder of a server → its processes, of this user, as far as the machine tells (Linux)."""
-    found: dict[str, list[int]] = {}
+def end_leftovers(room: Room) -> None:
+    """Before a server is started: end what an earlier one left. Call it with the start lock held."""
+    _end(room, _marked_processes())
+
+
+def _end(room: Room, marked: Mapping[str, Mapping[str, list[int]]]) -> list[int]:
+    """Kill this server's processes that no keeper keeps, and end what they ran elsewhere."""
+    running = room.running()
+    if running is None and room.has_keeper():
+        return []  # it starts or stops just now
+    living = running.generation if running else None
+    orphans = [
+        pid for generation, pids in marked.get(str(room.folder), {}).items() if generation != living for pid in pids
+    ]
+    if running is None and room.last_running() is not None:
+        order = room.order()
+        for argv in (line for server in (order.servers if order else []) for line in server.cleanup):
+            run_quietly(argv)
+        room.forget_servers()
+    return [pid for pid in orphans if _kill(pid)]
+
+
+def _marked_processes() -> dict[str, dict[str, list[int]]]:
+    """Folder of a server → generation → its processes, of this user, as far as the machine tells (Linux)."""
+    found: dict[str, dict[str, list[int]]] = {}
     wanted = f"{MARK}=".encode()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -80,8 +98,8 @@ def _marked_processes() -> dict[str, list[int]]:
             continue
         mark = next((variable for variable in variables if variable.startswith(wanted)), None)
         if mark is not None and int(folder.name) != os.getpid():
-            room = mark.removeprefix(wanted).decode(errors="replace").rpartition(":")[0]
-            found.setdefault(room, []).append(int(folder.name))
+            room, _, generation = mark.removeprefix(wanted).decode(errors="replace").rpartition(":")
+            found.setdefault(room, {}).setdefault(generation, []).append(int(folder.name))
     return found
 
 

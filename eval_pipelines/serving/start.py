@@ -9,16 +9,18 @@ from dataclasses import replace
 from types import ModuleType
 
 from eval_pipelines.config import Deployment, Machine
-from eval_pipelines.errors import StartError
+from eval_pipelines.errors import ConfigError, StartError
 from eval_pipelines.models import Model
 from eval_pipelines.serving import gpus, ports
 from eval_pipelines.serving.backends import ServerCommand
 from eval_pipelines.serving.container import contain
 from eval_pipelines.serving.locks import FileLock
+from eval_pipelines.serving.reconcile import end_leftovers
 from eval_pipelines.serving.room import Order, Room, ServerOrder
 
 HOST = "127.0.0.1"
 _KEEPER_TIMEOUT_S = 75.0
+_PORT_TIMEOUT_S = 60.0
 
 
 async def start(
@@ -37,9 +39,10 @@ async def start(
         ConfigError: the deployment cannot serve this model, needs more GPUs than there are, or its port is taken.
         StartError: the keeper did not take over.
     """
-    machine.folder.mkdir(parents=True, exist_ok=True)
+    end_leftovers(room)
     claims: list[FileLock] = []
     try:
+        machine.folder.mkdir(parents=True, exist_ok=True)
         n_gpus = deployment.n_gpus
         known = await asyncio.to_thread(gpus.devices, machine, environ) if n_gpus else ()
         gpus.check_demand(n_gpus, deployment.replicas, deployment.spec, known, deployment=model.deployment)
@@ -48,14 +51,14 @@ async def start(
         claims += held_gpus
         servers, api_key, generation = [], secrets.token_urlsafe(24), secrets.token_hex(8)
         for index in range(deployment.replicas):
-            held_ports = _reserve_ports(room, backend, model, deployment, machine, index)
+            held_ports = await _reserve_ports(room, backend, model, deployment, machine, index)
             claims += held_ports
             mine = [gpus.name(lock) for lock in held_gpus[index * n_gpus : (index + 1) * n_gpus]]
             port = ports.number(held_ports[0])
             command = command_of(backend, deployment, model, port)
             name = f"{room.folder.name}-{generation}-{index}"
             if command.key_env:
-                api_key = environ.get(command.key_env) or api_key
+                api_key = _given_key(environ, command.key_env) or api_key
             servers.append(_server(command, deployment, model, name, port, len(held_ports), mine, api_key))
         order = Order(
             generation=generation,
@@ -70,19 +73,41 @@ async def start(
             metric_names=dict(command.metric_names),
         )
         await _hand_over(room, order, claims)
+    except PermissionError as error:
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}. All who share GPUs must be allowed to write there: let them, or name "
+            f"another folder as `machine: {{folder: …}}`."
+        ) from error
     finally:
         for lock in claims:  # the keeper inherited them
             lock.release()
 
 
-def _reserve_ports(
+def _given_key(environ: Mapping[str, str], name: str) -> str:
+    """The operator's own key, without the line end that a mounted secret has; empty if none is given."""
+    key = environ.get(name, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"the environment variable {name} holds characters that no HTTP header can carry.")
+    return key
+
+
+async def _reserve_ports(
     room: Room, backend: ModuleType, model: Model, deployment: Deployment, machine: Machine, index: int
 ) -> list[FileLock]:
     n_ports = int(getattr(backend, "N_PORTS", 1))
     chosen = getattr(deployment.spec, "port", None)
     if chosen is not None:
-        first = chosen + index * n_ports
-        return ports.reserve_fixed(first, n_ports, host=HOST, folder=machine.folder, deployment=model.deployment)
+        first, deadline = chosen + index * n_ports, time.monotonic() + _PORT_TIMEOUT_S
+        while True:
+            try:
+                return ports.reserve_fixed(
+                    first, n_ports, host=HOST, folder=machine.folder, deployment=model.deployment
+                )
+            except ConfigError:
+                # a server of ours that is just ending gives it back soon
+                if time.monotonic() > deadline or not ports.is_reserved(first, n_ports, folder=machine.folder):
+                    raise
+            await asyncio.sleep(0.2)
     return ports.reserve(n_ports, host=HOST, folder=machine.folder, hint=f"{room.folder.name}-{index}")
 
 
@@ -134,13 +159,17 @@ async def _hand_over(room: Room, order: Order, claims: list[FileLock]) -> None:
     room.forget_servers()
     room.write(order)
     fds = tuple(lock.fd for lock in claims)
-    argv = [sys.executable, "-m", "eval_pipelines.serving.keeper", str(room.folder), ",".join(map(str, fds))]
+    argv = [sys.executable, "-m", "eval_pipelines.serving.keeper", str(room.folder), order.generation]
+    argv.append(",".join(map(str, fds)))
     with (room.folder / "keeper.log").open("ab") as log:
         # whoever reads our output must not wait for a process that outlives us
         keeper = await asyncio.create_subprocess_exec(
             *argv, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=fds
         )
-    await keeper.wait()  # it detaches at once
+    if await keeper.wait():  # it detaches at once
+        printed = room.folder / "keeper.log"
+        lines = printed.read_text(errors="replace").splitlines()[-12:]
+        raise StartError(f"{order.model_key}: its keeper cannot start:", log_path=printed, tail=lines)
     # who comes next must find the keeper at work, or it would start another
     deadline = time.monotonic() + _KEEPER_TIMEOUT_S
     while time.monotonic() < deadline:

@@ -12,7 +12,6 @@ from eval_pipelines.serving.room import Order, Room
 
 _CAUSE_LINES = 5000  # every worker of a server adds a traceback below the one that matters
 _TAIL_LINES = 12
-_FRESH_S = 1.0
 # the transport adds up its parts
 _HEALTH_TIMEOUT = httpx.Timeout(None, read=5.0)
 
@@ -36,14 +35,15 @@ class ServerWatch:
         if running is not None and running.generation == self._order.generation:
             self.n_restarts = running.n_restarts
 
-    async def settle(self) -> int:
+    async def settle(self, failed_at: float) -> int:
         """Wait until a server answers again. See endpoint.Watch."""
         async with self._lock:  # hundreds of requests fail at once: one looks for all
-            if time.monotonic() - self._settled_at < _FRESH_S:
+            if self._settled_at >= failed_at:
                 return self.n_restarts
+            looked_at = time.monotonic()
             await self.until_healthy(any_of=True)
+            self._settled_at = looked_at
             self.look()
-            self._settled_at = time.monotonic()
             return self.n_restarts
 
     async def until_healthy(self, *, any_of: bool = False) -> None:
@@ -54,22 +54,44 @@ class ServerWatch:
             NotReadyError: they run, but none answers within `ready_timeout_s`.
         """
         deadline = time.monotonic() + self._ready_timeout_s
-        waiting = [server.health_url for server in self._order.servers]
+        urls = {index: server.health_url for index, server in enumerate(self._order.servers)}
+        waiting, up = set(urls), set[int]()
         while True:
-            healthy = await asyncio.gather(*(is_healthy(self._client, url) for url in waiting))
-            waiting = [url for url, is_up in zip(waiting, healthy, strict=True) if not is_up]
-            if not waiting or (any_of and any(healthy)):
+            self._raise_if_replaced()
+            # what has used up its restarts is not waited for
+            waiting &= set(self.alive())
+            asked = sorted(waiting)
+            healthy = await asyncio.gather(*(is_healthy(self._client, urls[index]) for index in asked))
+            up |= {index for index, is_up in zip(asked, healthy, strict=True) if is_up}
+            waiting -= up
+            if up and (any_of or not waiting):
                 return
             self._raise_if_ended()
             if time.monotonic() > deadline:
-                index = [server.health_url for server in self._order.servers].index(waiting[0])
+                index = min(waiting, default=0)
                 tail = "".join(f"\n  | {line}" for line in self._room.log_lines(_TAIL_LINES, replica=index))
                 raise NotReadyError(
-                    f"{self._order.model_key}: the server did not answer {waiting[0]} within "
+                    f"{self._order.model_key}: the server did not answer {urls[index]} within "
                     f"ready_timeout_s = {self._ready_timeout_s:g}. It still runs; its last lines:{tail}\n"
                     f"  whole log: {self._room.log(index)}"
                 )
             await asyncio.sleep(0.1)
+
+    def alive(self) -> list[int]:
+        """The replicas that have not ended for good."""
+        running = self._room.running()
+        everyone = range(len(self._order.servers))
+        if running is None or running.generation != self._order.generation:
+            return [*everyone]
+        return [index for index in everyone if running.servers[index].returncode is None]
+
+    def _raise_if_replaced(self) -> None:
+        order = self._room.order()
+        if order is None or order.generation != self._order.generation:
+            raise StartError(
+                f"{self._order.model_key}: its server was killed, and another one was started in its place. "
+                f"Materialize again: what was answered is kept."
+            )
 
     def _raise_if_ended(self) -> None:
         ended, key = self._room.exited(), self._order.model_key

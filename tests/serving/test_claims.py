@@ -57,10 +57,15 @@ def driver(tmp_path: Path, text: str) -> None:
 
 
 def test_the_gpus_are_those_the_drivers_tool_tells(tmp_path, monkeypatch) -> None:
-    driver(tmp_path, 'test "$1 $2" = "--query-gpu=index --format=csv,noheader" && printf "0\\n1\\n2\\n3\\n"')
+    driver(
+        tmp_path,
+        'test "$1 $2" = "--query-gpu=index,uuid --format=csv,noheader" && printf "0, GPU-a\\n1, GPU-b\\n2, GPU-c\\n3, GPU-d\\n"',
+    )
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert gpus.devices(Machine(), {}) == ("0", "1", "2", "3")
     assert gpus.devices(Machine(), {"CUDA_VISIBLE_DEVICES": "2,3"}) == ("2", "3")
+    assert gpus.devices(Machine(), {"CUDA_VISIBLE_DEVICES": "GPU-d,0"}) == ("3", "0"), "one name for each"
+    assert gpus.devices(Machine(), {"CUDA_VISIBLE_DEVICES": "1,-1,2"}) == ("1",), "as CUDA has it"
     assert gpus.devices(Machine(), {"CUDA_VISIBLE_DEVICES": ""}) == ()
     assert gpus.devices(Machine(gpus=2), {}) == ("0", "1")
 

@@ -186,6 +186,27 @@ async def test_whoever_is_killed_the_whole_tree_of_the_server_goes(tmp_path, vic
         await until(lambda: not any(map(is_alive, (running.keeper_pid, guard, server, worker))))
 
 
+async def test_where_a_guard_is_killed_its_workers_go_before_the_server_is_started_again(tmp_path) -> None:
+    note = tmp_path / "worker"
+    how = deployment("max_restarts: 1", program(tmp_path, _FAMILY.format(server=str(SERVER)), str(note)))
+    async with borrow(tmp_path, how) as endpoint:
+        server, worker = pids(tmp_path, how)[0], int(note.read_text())
+        os.kill(psutil.Process(server).ppid(), signal.SIGKILL)
+        await until(lambda: not is_alive(server) and not is_alive(worker))
+        assert (await ask_all(tmp_path, endpoint, 20)).n_answered == 20
+        assert room_of(tmp_path, how).running().n_restarts == 1
+
+
+async def test_a_keeper_whose_order_was_written_anew_makes_way(tmp_path) -> None:
+    how = deployment("keep_warm_s: 60")
+    async with borrow(tmp_path, how):
+        room = room_of(tmp_path, how)
+        keeper = room.running().keeper_pid
+        # as a lease does that finds no server running, because the keeper has not said yet that one does
+        room.write(room.order().model_copy(update={"generation": "another"}))
+        await until(lambda: not is_alive(keeper))
+
+
 async def test_a_server_that_ignores_term_is_killed_after_a_grace_period(tmp_path) -> None:
     stubborn = (
         f"import signal, runpy, sys; sys.argv = [{str(SERVER)!r}, *sys.argv[1:]]; signal.signal = lambda *a: None\n"
@@ -219,6 +240,36 @@ async def test_replicas_share_the_requests_and_a_dead_one_hands_over_and_comes_b
         await until(lambda: len(pids(tmp_path, how)) == 2)
         assert first not in pids(tmp_path, how)
         assert second in pids(tmp_path, how)
+
+
+async def test_a_replica_that_is_dead_for_good_is_not_waited_for(tmp_path) -> None:
+    how = deployment("replicas: 2, max_restarts: 0, keep_warm_s: 30")
+    async with borrow(tmp_path, how) as endpoint:
+        first, second = pids(tmp_path, how)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: pids(tmp_path, how) == [second])
+        async with asyncio.timeout(15), borrow(tmp_path, how) as later:
+            assert [one.url for one in later.addresses] == [endpoint.addresses[1].url]
+            assert (await ask_all(tmp_path, later, 20)).n_answered == 20
+    os.kill(room_of(tmp_path, how).running().keeper_pid, signal.SIGTERM)
+    await until(lambda: not room_of(tmp_path, how).has_keeper())
+
+
+async def test_replicas_of_which_one_cannot_start_are_told_with_its_reason_and_not_started_again(tmp_path) -> None:
+    fails_second = f"""
+import os, runpy, sys
+starts = {str(tmp_path / "starts")!r}
+open(starts, "a").write("x")
+if len(open(starts).read()) % 2 == 0:
+    sys.exit("ModuleNotFoundError: No module named torch")
+sys.argv = [{str(SERVER)!r}, *sys.argv[1:]]
+runpy.run_path({str(SERVER)!r}, run_name="__main__")
+"""
+    how = deployment("replicas: 2, keep_warm_s: 0", program(tmp_path, fails_second))
+    with pytest.raises(StartError, match="Likely cause: a Python package is missing"):
+        async with borrow(tmp_path, how):
+            pass
+    assert (tmp_path / "starts").read_text() == "xx"
 
 
 # GPUs
