@@ -63,6 +63,8 @@ class State:
 def admit(state: State, limit: PerMinute, n_tokens: int, now: float) -> float:
     """Count a request of `n_tokens` and return 0; or return the seconds after which to ask again, and count nothing."""
     n_tokens = min(n_tokens, limit.tokens or n_tokens)  # larger than all: let the server say so
+    if state.last is not None and state.last > now + WINDOW_S:
+        state.last, state.buckets = None, {}  # counted before the machine, and its clock, were started anew
     state.buckets = {b: entry for b, entry in state.buckets.items() if _leaves_at(b) > now}
     gap_s = _gap_s(state, limit, n_tokens)
     due = now if state.last is None else state.last + gap_s

@@ -97,6 +97,12 @@ CASES = [
 ]
 
 
+def test_what_was_counted_before_the_clock_began_anew_holds_nobody_back() -> None:
+    state, limit = State(), PerMinute(60, None)
+    assert admit(state, limit, 1, 500_000.0) == 0
+    assert admit(state, limit, 1, 3.0) == 0
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("requests", "tokens", "n_workers", "most_tokens"), CASES)
 def test_no_window_holds_more_than_the_limit(requests, tokens, n_workers, most_tokens, seed) -> None:
