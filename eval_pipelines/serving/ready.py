@@ -74,7 +74,7 @@ async def _check(
             raise ServingError(f"{where} refused {key}: HTTP {failed.http_status}: {failed.message}")
         if failed.http_status == 404 and endpoint.served_name in failed.message:
             raise WrongModelError(
-                f"{where} does not know {endpoint.served_name!r}: {failed.message}. Set `served_name` to the name it "
+                f"{where} does not know {endpoint.served_name!r}: {failed.message}. Nothing was asked. Set `served_name` to the name it "
                 f"knows the model by, or the address to where its routes start."
             )
         if failed.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.OVERLOADED):

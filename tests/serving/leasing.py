@@ -34,7 +34,7 @@ def on_cpu(python: str, text: str = "") -> Deployment:
     """The transformers server on a CPU."""
     return deployment(
         f"backend: transformers, python: {python!r}, device: cpu, dtype: float32, threads: 1, max_model_len: 1024, "
-        f"max_batch_size: 4, max_waiting: 32, keep_warm_s: 0, max_in_flight: 16, env: {{HF_HUB_OFFLINE: '1'}} {text}"
+        f"max_batch_size: 4, max_waiting: 32, keep_warm_s: 0, max_restarts: 0, max_in_flight: 16, env: {{HF_HUB_OFFLINE: '1'}} {text}"
     )
 
 

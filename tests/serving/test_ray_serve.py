@@ -37,7 +37,7 @@ def two_replicas(python: str, *, args: str = "greeting: hello") -> Deployment:
     return deployment(
         f"backend: ray_serve, python: {python!r}, app: 'plain_app:Plain', app_dir: {str(Path(__file__).parent / 'ray')!r}, "
         f"app_args: {{{args}}}, key_env: PLAIN_KEY, num_replicas: 2, num_cpus: 2, object_store_memory_bytes: 100000000, "
-        "keep_warm_s: 0, ready_timeout_s: 240, max_in_flight: 8"
+        "keep_warm_s: 0, max_restarts: 0, ready_timeout_s: 240, max_in_flight: 8"
     )
 
 
