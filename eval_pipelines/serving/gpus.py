@@ -20,6 +20,10 @@ from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.locks import FileLock, is_held
 
 _ASK_DRIVER = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
+# sizes of parallelism by which backends multiply; experts and decoding contexts share GPUs that others take
+_MULTIPLIES = re.compile(
+    r"^(?!.*(expert|decode)).*parallel_size$|^(tp|pp|cp|dp)_size$|^(num|n)_(shard|gpus|replicas|nodes)$|_replica$"
+)
 _EVERY_S = 0.2
 _SAY_EVERY_S = 30.0
 
@@ -55,7 +59,7 @@ def check_demand(n: int, n_servers: int, spec: BaseModel, known: Sequence[str], 
     sizes = {
         name: value
         for name, value in spec.model_dump().items()
-        if isinstance(value, int) and value > 1 and ("parallel" in name or name.endswith(("_size", "_gpus", "_shard")))
+        if isinstance(value, int) and value > 1 and _MULTIPLIES.search(name)
     }
     product = " * ".join([*(f"{name} {value}" for name, value in sizes.items())])
     each = f"{n} GPU{'s' * (n != 1)}{f' ({product})' if product else ''}"

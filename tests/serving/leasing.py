@@ -76,7 +76,7 @@ def running(model: Model, how: Deployment, leases: Path) -> Running:
 
 def processes(found: Running) -> set[psutil.Process]:
     """Keeper, server, and everything below it."""
-    server = psutil.Process(found.server_pid)
+    server = psutil.Process(found.servers[0].pid)
     return {server, psutil.Process(found.keeper_pid), *server.children(recursive=True)}
 
 

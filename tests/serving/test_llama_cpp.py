@@ -60,7 +60,7 @@ async def test_a_leased_llama_server_answers_and_is_gone_afterwards(tmp_path, ex
         print(f"\nleased after {time.monotonic() - started:.1f} s")
         running = Room(tmp_path / server_id(model, how)).running()
         assert running is not None
-        server = psutil.Process(running.server_pid)
+        server = psutil.Process(running.servers[0].pid)
         key = endpoint.headers["authorization"].removeprefix("Bearer ")
         assert not any(key in word for word in server.cmdline())
         assert httpx.get(f"{endpoint.url}/models").status_code == 401, "nobody else may ask it"

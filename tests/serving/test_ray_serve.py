@@ -123,8 +123,8 @@ async def test_no_process_of_ray_is_left_by_kill_9_of_its(victim, python, tmp_pa
     async with lease(MODEL, how, needs=("completions",), leases=tmp_path / "leases", secrets_={}):
         found = running(MODEL, how, tmp_path / "leases")
         tree = processes(found)
-        (driver,) = psutil.Process(found.server_pid).children()
-        pid = {"server": found.server_pid, "driver": driver.pid, "keeper": found.keeper_pid}[victim]
+        (driver,) = psutil.Process(found.servers[0].pid).children()
+        pid = {"server": found.servers[0].pid, "driver": driver.pid, "keeper": found.keeper_pid}[victim]
         assert len(living(tree)) > 8
         os.kill(pid, signal.SIGKILL)
         began = time.monotonic()

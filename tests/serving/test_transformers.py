@@ -260,7 +260,7 @@ async def test_a_busy_server_is_gone_within_seconds_when(victim, python, checkpo
             call = asyncio.create_task(client.post(f"{endpoint.url}/completions", json=body))
             await asyncio.sleep(1.5)
             assert not call.done()
-            pid = found.keeper_pid if victim == "keeper killed" else found.server_pid
+            pid = found.keeper_pid if victim == "keeper killed" else found.servers[0].pid
             os.kill(pid, signal.SIGTERM if victim == "server told to stop" else signal.SIGKILL)
             began = time.monotonic()
             assert await gone(tree, timeout_s=10)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from eval_pipelines.config import Machine
 from eval_pipelines.errors import StartError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
@@ -64,6 +65,7 @@ async def test_no_gpu_is_told_with_the_setting(python, checkpoint, tmp_path) -> 
         pytest.skip("there is a GPU here")
     how = deployment(f"backend: transformers, python: {python!r}, keep_warm_s: 0")
     model = Model(ModelKey("smollm2-135m", "main"), "it", "f00d", checkpoint)
+    machine = Machine(gpus=1, folder=tmp_path / "machine")  # one that its driver does not see
     with pytest.raises(StartError, match=r"torch sees no GPU: .*or set `device: cpu`"):
-        async with lease(model, how, needs=NEEDS, leases=tmp_path / "leases", secrets_={}):
+        async with lease(model, how, needs=NEEDS, leases=tmp_path / "leases", secrets_={}, machine=machine):
             pass
