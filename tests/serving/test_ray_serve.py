@@ -131,7 +131,8 @@ async def test_no_process_of_ray_is_left_by_kill_9_of_its(victim, python, tmp_pa
         assert await gone(tree, timeout_s=20)
         print(f"\n{victim}: gone after {time.monotonic() - began:.1f} s")
     await asyncio.sleep(0.5)
-    assert [*scratch.iterdir()] == []
+    if victim == "driver":  # where its supervisor is killed too, nobody is left to tidy up
+        assert [*scratch.iterdir()] == []
 
 
 async def test_an_application_that_fails_is_told_with_its_own_words(python, tmp_path, scratch) -> None:
