@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,11 +23,14 @@ from eval_pipelines.errors import ConfigError, UnknownNameError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import resolve
 from eval_pipelines.records import Evaluation, utc_now
+from eval_pipelines.serving.guard import MARK
+from eval_pipelines.serving.room import Room
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from sensors import checkpoints as checkpoint_room
 from sensors import publish as publish_room
 from sensors.checkpoints import checkpoint_sensor
+from sensors.leases import leases_sensor
 from sensors.models import declared_models_sensor
 from sensors.publish import publish_sensor
 
@@ -371,3 +377,18 @@ def test_a_publication_that_failed_is_tried_again_after_a_while(watched, land, m
     watched.tick(publish_sensor)
     monkeypatch.setattr(publish_room, "RETRY_AFTER", publish_room.RETRY_AFTER * 0)
     assert isinstance(watched.tick(publish_sensor), dg.RunRequest)
+
+
+# what a crash left
+
+
+def test_a_process_that_a_crash_left_is_killed_and_the_tick_says_so(watched) -> None:
+    room = Room(watched.folder / "data" / "leases" / "mock-a-1").make()
+    sleep = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
+    mark = {MARK: f"{room.folder}:gone"}
+    with subprocess.Popen(sleep, env={**os.environ, **mark}, stdout=subprocess.PIPE) as orphan:
+        orphan.stdout.readline()
+        told = watched.tick(leases_sensor)
+        assert orphan.wait(5) == -signal.SIGKILL
+    assert told.skip_message == "killed 1 processes"
+    assert watched.tick(leases_sensor).skip_message == "every server has its keeper"
