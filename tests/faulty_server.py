@@ -209,6 +209,7 @@ ROUTES = [
     Route("/metrics", metrics),
     Route("/arrivals", arrivals),
     Route("/health", health),
+    Route("/v1/health/ready", health),
 ]
 
 

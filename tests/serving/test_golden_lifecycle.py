@@ -100,6 +100,17 @@ def deployment(text: str) -> Deployment:
     return config.deployment("one")
 
 
+SGLANG = """
+    parser.add_argument("-m", dest="module", required=True)
+    for name in ("model-path", "served-model-name", "host", "port", "tp-size", "sampling-defaults"):
+        parser.add_argument("--" + name)
+    parser.add_argument("--enable-metrics", action="store_true", required=True)
+    args = parser.parse_args()
+    assert args.module == "sglang.launch_server"
+    serve(args.served_model_name, args.port)
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     weights = tmp_path / "step-100"
@@ -155,6 +166,13 @@ async def test_llama_cpps_line_fits_its_routes_name_and_key(tmp_path, gguf) -> N
     name, key = await lease_and_leave(tmp_path, how, Model(ModelKey("qwen3-4b", "q4"), "one", "f00d", gguf))
     assert name == "qwen3-4b@q4"
     assert key is not None
+
+
+async def test_sglangs_line_fits_its_routes_and_name(tmp_path, folder) -> None:
+    program = stand_in(tmp_path, "python", SGLANG)
+    how = deployment(f"backend: sglang, python: {program}, tp_size: 2")
+    told = await lease_and_leave(tmp_path, how, Model(ModelKey("llama", "step-100"), "one", "f00d", folder))
+    assert told == ("llama@step-100", None)
 
 
 def with_ollama(tmp_path: Path) -> Deployment:
