@@ -126,9 +126,10 @@ async def answers(requests: list[Request], endpoint: Endpoint, folder: Path) -> 
 
 
 async def test_a_few_questions_are_answered_through_it(proxy, tmp_path) -> None:
-    wanted = [chat("What is the capital of France?"), completion("The capital of France is")]
-    wanted += [completion(f"{i} plus {i} is") for i in range(8)]
-    told = await answers(wanted, proxy.endpoint, tmp_path)
+    # apart: NeMo answers HTTP 500 to a batch whose requests differ in a parameter
+    told = await answers([chat("What is the capital of France?")], proxy.endpoint, tmp_path / "chat")
+    wanted = [completion("The capital of France is"), *(completion(f"{i} plus {i} is") for i in range(8))]
+    told += await answers(wanted, proxy.endpoint, tmp_path / "completions")
     assert [one.failure for one in told if one.failure] == []
     assert ["Paris" in (one.text or "") for one in told[:2]] == [True, True]
 
