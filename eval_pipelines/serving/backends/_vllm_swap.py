@@ -13,9 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from eval_pipelines.errors import ServingError
 from eval_pipelines.keys import digest
@@ -23,6 +21,9 @@ from eval_pipelines.serving.backends import Model
 from eval_pipelines.serving.backends._vllm_seen import differences
 from eval_pipelines.serving.safetensors import UnreadableError, tensors
 from eval_pipelines.serving.weights import is_adapter
+
+if TYPE_CHECKING:
+    import httpx
 
 # on vLLM's import path, so the folder holds nothing else
 FOLDER = Path(__file__).parent.parent / "servers" / "vllm_swap"
@@ -73,7 +74,7 @@ def swap_key(spec: Any, model: Model) -> str | None:
         return None  # starting a server will say what is wrong
 
 
-async def swap(spec: Any, model: Model, *, client: httpx.AsyncClient, url: str) -> None:
+async def swap(spec: Any, model: Model, *, client: "httpx.AsyncClient", url: str) -> None:
     """Load a model's weights into the warm server at `url` (with `/v1`), and see that it answers with them.
 
     The server must have been started with `hot_swap` for a model of the same `swap_key`. It answers nothing while the
@@ -86,6 +87,8 @@ async def swap(spec: Any, model: Model, *, client: httpx.AsyncClient, url: str) 
         ServingError: not loaded, or not seen to be right. The server answers nothing then, or for the model before:
             stop it.
     """
+    import httpx  # every run reads the configuration and so this file; few swap
+
     server = _Server(client, url, str(model.key))
     try:
         if spec.lora_base is not None:
@@ -146,12 +149,14 @@ async def _swap_adapter(server: "_Server", model: Model, *, keep: Sequence[str])
 class _Server:
     """What is asked of one warm server. Raises ServingError for whatever is not answered as it should be."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str, key: str) -> None:
+    def __init__(self, client: "httpx.AsyncClient", url: str, key: str) -> None:
         self._client, self._url, self._key = client, url, key
         self._has_begun = False
 
     async def act(self, action: str, **more: Any) -> dict[str, Any]:
         """Speak to the gate."""
+        import httpx
+
         wait = httpx.Timeout(None, read=_TIMEOUT_S)
         self._has_begun = True
         reply = await self._client.post(self._url + _ROUTE, json={"action": action, **more}, timeout=wait)
@@ -171,6 +176,8 @@ class _Server:
     async def shut(self) -> None:
         """Let it answer nothing any more, unless its weights were not touched."""
         if self._has_begun:
+            import httpx
+
             with suppress(httpx.HTTPError, ServingError):
                 await self.act("shut")
 
