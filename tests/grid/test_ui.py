@@ -144,6 +144,19 @@ def _materialize(page, url: str, model: str) -> None:
         page.wait_for_timeout(500)
 
 
+def _open(button, inner) -> None:
+    """Click until it is open: a dialog that loads while it is clicked is drawn anew, and closed."""
+    from playwright.sync_api import TimeoutError as NotThere
+
+    for _ in range(8):
+        button.click()
+        try:
+            return inner.wait_for(timeout=8_000)
+        except NotThere:
+            continue
+    raise AssertionError("the list of partitions does not open")
+
+
 def _launch(page, url: str, model: str) -> None:
     """Choose one partition in the dialog, and launch it."""
     page.goto(url)
@@ -156,8 +169,8 @@ def _launch(page, url: str, model: str) -> None:
     if sure.count():
         sure.click()  # the questions were not landed yet; asking lands them too
     dialog = page.get_by_role("dialog").first
-    partitions.click()
     chooser = page.locator("[data-radix-popper-content-wrapper]").last
+    _open(partitions, chooser.locator("input").first)
     chooser.locator("input").first.fill(model)
     chooser.get_by_text(model, exact=True).first.click()
     page.keyboard.press("Escape")
