@@ -18,7 +18,7 @@ from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:
     from eval_pipelines.benchmarks.harness import Benchmark
-    from eval_pipelines.client.fanout import AskReport
+    from eval_pipelines.client.report import AskReport
     from eval_pipelines.endpoint import Endpoint
     from eval_pipelines.evaluate import Asked
     from eval_pipelines.serving.metrics import ServerSummary

@@ -8,28 +8,15 @@ Every mistake in the file is one ConfigError that names file, line, place and wh
 them are reported together. Reading the file imports the backends it names and nothing heavier.
 """
 
-import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from eval_pipelines import plugins
-from eval_pipelines.config_source import Loc, Source
-from eval_pipelines.config_specs import (
-    BenchmarkSpec,
-    DataSource,
-    Deployment,
-    DeploymentFields,
-    Machine,
-    ModelEntry,
-    SpecRecord,
-    SuiteEntry,
-    WatchedRoot,
-)
-from eval_pipelines.errors import ConfigError, ModelKeyError, UnknownNameError
-from eval_pipelines.keys import ModelKey, slug
+from eval_pipelines.config_deployments import Deployment, Machine
+from eval_pipelines.config_reader import Reader
+from eval_pipelines.config_source import Source
+from eval_pipelines.config_specs import BenchmarkSpec, DataSource, ModelEntry, SpecRecord, WatchedRoot
+from eval_pipelines.errors import ConfigError, UnknownNameError
 
 __all__ = [
     "BenchmarkSpec",
@@ -44,7 +31,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-_BACKENDS = "serving.backends"
 _SECTIONS = ("data_root", "machine", "deployments", "models", "watched", "benchmarks", "suites")
 
 
@@ -74,7 +60,7 @@ class Config(SpecRecord):
         for key in source.data:
             if key not in _SECTIONS:
                 source.report_unknown_key((key,), _SECTIONS)
-        reader = _Reader(source, path.parent)
+        reader = Reader(source, path.parent)
         sections = {name: getattr(reader, name)() for name in _SECTIONS}
         source.fail_if_any()
         return cls(path=path, folder=path.parent, **sections)
@@ -122,163 +108,3 @@ def load_config(path: Path) -> Config:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}.") from None
     return Config.parse(text, path=path)
-
-
-def _backend(name: str) -> ModuleType:
-    return plugins.load(_BACKENDS, name, kind="backend")
-
-
-class _Reader:
-    """Reads the sections of one file, one method each; what does not fit is reported to the source and left out."""
-
-    def __init__(self, source: Source, folder: Path) -> None:
-        self.source, self.folder = source, folder
-        self._deployments: dict[str, Deployment] = {}
-
-    def data_root(self) -> Path | None:
-        value = self.source.data.get("data_root", "data")
-        if not isinstance(value, str) or not value or "://" in value:
-            self.source.report(("data_root",), "must be the path of a folder, such as `data` (not a URL)")
-            return None
-        return self._absolute(Path(value))
-
-    def machine(self) -> Machine | None:
-        given = self.source.data.get("machine") or {}
-        found = self.source.read(Machine, ("machine",), given)
-        return found and found.model_copy(update={"folder": self._absolute(found.folder)})
-
-    def deployments(self) -> dict[str, Deployment]:
-        for name, value in self.source.mapping("deployments").items():
-            self._check_name("deployments", name)
-            if (deployment := self._deployment(("deployments", name), name, value)) is not None:
-                self._deployments[name] = deployment
-        return self._deployments
-
-    def _deployment(self, loc: Loc, name: str, value: Any) -> Deployment | None:
-        fields = DeploymentFields.model_fields
-        given = value if isinstance(value, dict) else {}
-        common = {key: given[key] for key in given if key in fields} if isinstance(value, dict) else value
-        own = {key: given[key] for key in given if key not in fields}
-        head = self.source.read(DeploymentFields, loc, common)
-        module = self._module((*loc, "backend"), given.get("backend"))
-        # Without its backend nobody can say which of the other keys are right.
-        spec = self.source.read(module.Spec, loc, own, also=fields) if module else None
-        if head is None or module is None or spec is None:
-            return None
-        if hasattr(module, "bind") and head.replicas > 1:
-            self.source.report((*loc, "replicas"), "someone else runs its servers: list their addresses in `base_urls`")
-            return None
-        if getattr(module, "NEEDS_CONTAINER", False) and head.container is None:
-            self.source.report(
-                (*loc, "container"), f"{head.backend} exists as an image only: name it in `container.image`"
-            )
-            return None
-        if head.container is not None and getattr(spec, "hot_swap", False):
-            self.source.report((*loc, "hot_swap"), "does not go with `container`, which sees one checkpoint only")
-            return None
-        return Deployment.of(name, head, spec, module)
-
-    def _module(self, loc: Loc, backend: Any) -> ModuleType | None:
-        if not isinstance(backend, str) or not backend:
-            return None
-        try:
-            return _backend(backend)
-        except UnknownNameError as error:
-            self.source.report(loc, str(error))
-        except ImportError as error:
-            self.source.report(loc, f"the backend {backend!r} cannot be imported: {error}. Is its extra installed?")
-        return None
-
-    def models(self) -> dict[str, ModelEntry]:
-        found: dict[str, ModelEntry] = {}
-        for key, value in self.source.mapping("models").items():
-            loc: Loc = ("models", key)
-            try:
-                ModelKey.parse(key)
-            except ModelKeyError as error:
-                self.source.report(loc, str(error))
-            self._refer(loc, value, "deployment", "deployments")
-            entry = self.source.read(ModelEntry, loc, value)
-            if entry is None:
-                continue
-            deployments = [self._deployments[name] for name in entry.deployment if name in self._deployments]
-            if entry.weights is None and deployments and all(one.needs_weights for one in deployments):
-                names = " and ".join(repr(one.name) for one in deployments)
-                serve = "serves from files, so it needs" if len(deployments) == 1 else "serve from files, so they need"
-                self.source.report(loc, f"`weights` is missing: {names} {serve} a folder or file")
-            found[key] = entry.model_copy(update={"weights": self._absolute(entry.weights)})
-        return found
-
-    def watched(self) -> tuple[WatchedRoot, ...]:
-        found: dict[Path, WatchedRoot] = {}
-        for loc, value in self.source.items("watched"):
-            self._refer(loc, value, "deployment", "deployments")
-            self._refer(loc, value, "suite", "suites", "benchmarks")
-            root = self.source.read(WatchedRoot, loc, value)
-            if root is None:
-                continue
-            for name in root.deployment:
-                if name in self._deployments and not self._deployments[name].reads:
-                    problem = f"{name!r} does not serve from files, so a folder is no use to it"
-                    self.source.report((*loc, "deployment"), problem)
-            path = self._absolute(root.path) or root.path
-            if path in found:
-                self.source.report((*loc, "path"), "is watched twice: each checkpoint would be evaluated twice")
-            found[path] = root.model_copy(update={"path": path})
-        return tuple(found.values())
-
-    def benchmarks(self) -> dict[str, BenchmarkSpec]:
-        found: dict[str, BenchmarkSpec] = {}
-        for name, value in self.source.mapping("benchmarks").items():
-            self._check_name("benchmarks", name)
-            spec = self.source.read(BenchmarkSpec, ("benchmarks", name), value)
-            if spec is None:
-                continue
-            data = spec.data
-            if data is not None:
-                data = data.model_copy(update={"folder": self._absolute(data.folder)})
-            found[name] = spec.model_copy(update={"include": self._absolute(spec.include), "data": data})
-        return found
-
-    def suites(self) -> dict[str, tuple[str, ...]]:
-        found: dict[str, tuple[str, ...]] = {}
-        known = self._declared("benchmarks")
-        for name, value in self.source.mapping("suites").items():
-            loc: Loc = ("suites", name)
-            self._check_name("suites", name)
-            if name in known:
-                self.source.report(loc, "a benchmark has this name already; give the suite another")
-            entry = self.source.read(SuiteEntry, loc, value)
-            names = entry.root if entry else ()
-            for i, benchmark in enumerate(names):
-                if benchmark not in known:
-                    self.source.report((*loc, i), str(UnknownNameError("benchmark", benchmark, known=known)))
-                elif benchmark in names[:i]:
-                    self.source.report((*loc, i), f"{benchmark!r} is listed twice")
-            found[name] = names
-        return found
-
-    def _absolute(self, path: Path | None) -> Path | None:
-        return None if path is None else Path(os.path.abspath(self.folder / os.path.expanduser(path)))
-
-    def _declared(self, *sections: str) -> list[str]:
-        """Names a section declares, right or wrong: a broken entry is no reason to call its name unknown."""
-        return [name for section in sections for name in self.source.mapping(section)]
-
-    def _refer(self, loc: Loc, entry: Any, key: str, *sections: str) -> None:
-        """Check a name that an entry of the file (read or not: all problems are told at once) refers to."""
-        given = entry.get(key) if isinstance(entry, dict) else None
-        known = self._declared(*sections)
-        several = [((*loc, key, i), name) for i, name in enumerate(given)] if isinstance(given, list) else None
-        for where, name in several or [((*loc, key), given)]:
-            if isinstance(name, str) and name not in known:
-                self.source.report(where, str(UnknownNameError(key, name, known=known)))
-
-    def _check_name(self, section: str, name: str) -> None:
-        extra, why = (
-            ("_-", "'_' and '-'") if section == "deployments" else ("_", "'_', because it names Dagster assets")
-        )
-        if not re.fullmatch(f"[a-z0-9{extra}]+", name):
-            near = re.sub(f"[^a-z0-9{extra}]", "_", slug(name))
-            message = f"a name here takes only lower-case letters, digits, {why}: for example {near!r}"
-            self.source.report((section, name), message)

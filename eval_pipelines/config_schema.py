@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from eval_pipelines import plugins
-from eval_pipelines.config_specs import BenchmarkSpec, DeploymentFields, Machine, ModelEntry, WatchedRoot
+from eval_pipelines.config_deployments import DeploymentFields, Machine
+from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, WatchedRoot
 
 
 def config_schema() -> dict[str, Any]:

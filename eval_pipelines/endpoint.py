@@ -76,6 +76,10 @@ class Endpoint:
         rates_folder: Where all processes of this machine count against these limits; None: this client alone.
         key_env: Name of the variable that holds the key. An address and a key variable share one count.
         proxy: The proxy between here and there.
+        min_in_flight: Never fewer are let on the wire, however the server does; equal to `max_in_flight`: no adapting.
+        is_streamed: Answers are asked for as a stream, so that the time to the first token is known.
+        idle_timeout_s: Seconds a stream may say nothing.
+        n_per_request: Repeats of a question that one HTTP request may ask (`n`), where that is exact; 1: none.
     """
 
     url: str
@@ -99,6 +103,10 @@ class Endpoint:
     rates_folder: Path | None = None
     key_env: str | None = None
     proxy: Proxy | None = None
+    min_in_flight: int = 1
+    is_streamed: bool = False
+    idle_timeout_s: float = 60.0
+    n_per_request: int = 1
 
     @property
     def addresses(self) -> tuple[Replica, ...]:

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from eval_pipelines.benchmarks.harness import Benchmark
-from eval_pipelines.client.fanout import AskReport, Limits, Progress, ask
+from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
+from eval_pipelines.client.report import AskReport, Progress
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import FailureBudgetError
 from eval_pipelines.keys import digest

@@ -3,7 +3,8 @@
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -11,7 +12,14 @@ import httpx
 from eval_pipelines.client.failures import Backoff
 from eval_pipelines.client.rate import Limiter, PerMinute, Ticket, estimate_tokens, path_of
 from eval_pipelines.endpoint import Endpoint
-from eval_pipelines.records import Request
+from eval_pipelines.records import Failure, Request
+
+
+@dataclass(slots=True)
+class Turn:
+    """One attempt that was let through, and what it holds until it is over."""
+
+    ticket: Ticket | None = None
 
 
 class Gate:
@@ -25,15 +33,22 @@ class Gate:
         }
         self._held_until: dict[str, float] = {}
 
-    async def turn(self, url: str, request: Request) -> Ticket | None:
-        """Wait until `request` may be sent to `url`."""
+    async def turn(self, url: str, request: Request, n_answers: int = 1) -> Turn:
+        """Wait until `request` may be sent to `url`; `over` ends what is returned."""
         host = _host(url)
         while (left_s := self._held_until.get(host, 0.0) - time.monotonic()) > 0:  # noqa: ASYNC110 - it may be prolonged
             await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
         for address, limiter in self._limiters.items():
             if url.startswith(f"{address}/"):
-                return await limiter.take(estimate_tokens(request))
-        return None
+                return Turn(await limiter.take(estimate_tokens(request, n_answers)))
+        return Turn()
+
+    def over(self, turn: Turn, told: Sequence[Mapping[str, Any]], failed: Failure | None) -> None:
+        """An attempt is over: Response fields of its answers, or its failure; neither if it was cancelled."""
+        del failed
+        counts = [answer.get(name) for answer in told for name in ("prompt_tokens", "completion_tokens")]
+        if turn.ticket is not None and any(count is not None for count in counts):
+            turn.ticket.limiter.settle(turn.ticket, sum(count or 0 for count in counts))
 
     def hold(self, url: str, wait_s: float) -> None:
         """The server at `url` asked to be left alone for so many seconds."""
@@ -41,17 +56,17 @@ class Gate:
         self._held_until[_host(url)] = max(until, self._held_until.get(_host(url), 0.0))
 
 
-async def turn(client: httpx.AsyncClient, url: str, request: Request) -> Ticket | None:
-    """Wait until `request` may be sent; what is returned goes to `settle`."""
+async def turn(client: httpx.AsyncClient, url: str, request: Request, n_answers: int = 1) -> Turn:
+    """Wait until `request` may be sent; what is returned goes to `over`."""
     gate: Gate | None = getattr(client, "gate", None)
-    return None if gate is None else await gate.turn(url, request)
+    return Turn() if gate is None else await gate.turn(url, request, n_answers)
 
 
-def settled(ticket: Ticket | None, told: Mapping[str, Any]) -> None:
-    """Count what an attempt took, if its answer tells."""
-    counts = (told.get("prompt_tokens"), told.get("completion_tokens"))
-    if ticket is not None and counts != (None, None):
-        ticket.limiter.settle(ticket, sum(count or 0 for count in counts))
+def over(client: httpx.AsyncClient, turn: Turn, told: Sequence[Mapping[str, Any]], failed: Failure | None) -> None:
+    """An attempt that had its turn is over."""
+    gate: Gate | None = getattr(client, "gate", None)
+    if gate is not None:
+        gate.over(turn, told, failed)
 
 
 def hold(client: httpx.AsyncClient, url: str, wait_s: float | None) -> None:

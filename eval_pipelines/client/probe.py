@@ -4,12 +4,13 @@ A health route that answers proves little: a capability counts when one tiny req
 """
 
 import asyncio
+from typing import Any
 
 import httpx
 
 from eval_pipelines.client import failures, gate
 from eval_pipelines.client.dialects import dialect, renamed
-from eval_pipelines.client.fanout import post
+from eval_pipelines.client.exchange import post
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import UnsupportedError
 from eval_pipelines.records import Failure, FailureKind, Request
@@ -52,12 +53,16 @@ async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: s
     except UnsupportedError as error:  # it cannot even be said: nothing is sent
         return failures.failure(FailureKind.UNSUPPORTED, str(error))
     url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
-    ticket = await gate.turn(client, url, request)  # waits as long as the server asked for in its last reply
+    turn = await gate.turn(client, url, request)  # waits as long as the server asked for in its last reply
+    told: dict[str, Any] = {}
+    failed: Failure | None = None
     try:
         told = spoken.read(request, await post(client, url, body.content, spoken))
     except failures.NoAnswer as no_answer:
-        return no_answer.failure
-    gate.settled(ticket, told)
+        failed = no_answer.failure
+        return failed
+    finally:
+        gate.over(client, turn, [told] if told else (), failed)
     if capability == "top_logprobs" and told.get("is_greedy") is not False:
         return failures.failure(FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
     return None

@@ -111,13 +111,13 @@ def _leaves_at(bucket: int) -> float:
     return (bucket + 1) * _BUCKET_S + WINDOW_S
 
 
-def estimate_tokens(request: Request) -> int:
-    """How many tokens a request may take, prompt and answer together, before anybody counted them."""
+def estimate_tokens(request: Request, n_answers: int = 1) -> int:
+    """How many tokens a request may take, prompt and answers together, before anybody counted them."""
     texts = [request.prompt or "", request.continuation or ""]
     texts += [message.get("content") or "" for message in request.messages or ()]
     given = [request.params[name] for name in _MAX_TOKENS if isinstance(request.params.get(name), int)]
     answer = 1 if request.operation == "loglikelihood" else max(given, default=0)
-    return sum(len(text.encode(errors="replace")) for text in texts) // _BYTES_PER_TOKEN + 1 + int(answer)
+    return sum(len(text.encode(errors="replace")) for text in texts) // _BYTES_PER_TOKEN + 1 + n_answers * int(answer)
 
 
 # the state, shared

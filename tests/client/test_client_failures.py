@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from eval_pipelines.client import failures
+from eval_pipelines.client.exchange import post
 from eval_pipelines.client.failures import Backoff
-from eval_pipelines.client.fanout import Limits, ask, post
+from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import Endpoint

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval_pipelines import plugins
-from eval_pipelines.config_specs import DeploymentFields
+from eval_pipelines.config_deployments import DeploymentFields
 from eval_pipelines.layouts import LAYOUTS
 
 pytestmark = pytest.mark.unit
@@ -29,8 +29,10 @@ ARROWS = {
     "evaluate": {"benchmarks", "client", "scoring"},
     "serving": {"client"},
     "leaderboard": {"scoring", "warehouse"},
-    "config": {"config_source", "config_specs"},
-    "config_schema": {"config_specs"},
+    "config": {"config_source", "config_specs", "config_deployments", "config_reader"},
+    "config_reader": {"config_source", "config_specs", "config_deployments"},
+    "config_deployments": {"config_specs"},
+    "config_schema": {"config_specs", "config_deployments"},
     "container_spec": {"serving"},
     "models": {"checkpoints", "checkpoint_files"},
     "checkpoints": {"checkpoint_files", "fingerprints"},

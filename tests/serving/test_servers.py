@@ -13,8 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from eval_pipelines.client.fanout import AskReport, Limits, ask
+from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
+from eval_pipelines.client.report import AskReport
 from eval_pipelines.config import Config, Machine
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import ConfigError, StartError

@@ -1,0 +1,64 @@
+"""One attempt on the wire: bytes out, one JSON object back, or the failure that it came to."""
+
+import json
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import httpx
+
+from eval_pipelines.client import failures, gate, polling
+from eval_pipelines.records import FailureKind
+
+# what every request carries; any other header may hold a key
+_PLAIN_HEADERS = frozenset({"accept", "accept-encoding", "connection", "content-type", "user-agent"})
+_MIN_SECRET = 5  # shorter parts are words such as "Key"
+
+
+async def post(
+    client: httpx.AsyncClient,
+    url: str,
+    body: bytes,
+    spoken: ModuleType | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """One attempt. Raises NoAnswer for everything that is no JSON object in a 2xx reply without an error."""
+    look_again = getattr(spoken, "look_again", None)
+    try:
+        if look_again:
+            return await polling.answer(client, url, body, look_again, _object_in)
+        return _object_in(await client.post(url, content=body, headers=headers))
+    except httpx.HTTPError as error:
+        failed, retry_after_s = failures.from_exception(error), None
+    except failures.NoAnswer as no_answer:
+        failed, retry_after_s = no_answer.failure, no_answer.retry_after_s
+    gate.hold(client, url, retry_after_s)
+    raise failures.NoAnswer(failures.without(failed, _secrets(client)), retry_after_s=retry_after_s)
+
+
+def _secrets(client: httpx.AsyncClient) -> Iterator[str]:
+    for name, value in client.headers.items():
+        if name not in _PLAIN_HEADERS:
+            yield from (part for part in {value, *value.split()} if len(part) >= _MIN_SECRET)
+
+
+def _object_in(reply: httpx.Response) -> dict[str, Any]:
+    if reply.is_redirect:
+        where = reply.headers.get("location", "somewhere else")
+        message = f"HTTP {reply.status_code} redirects to {where}: set base_url to the address that answers"
+        raise failures.NoAnswer(failures.failure(FailureKind.REJECTED, message, status=reply.status_code))
+    if not reply.is_success:
+        failed = failures.from_status(reply.status_code, reply.content)
+        raise failures.NoAnswer(failed, retry_after_s=failures.retry_after_s(reply.headers))
+    try:
+        data = json.loads(reply.content)
+    except (ValueError, RecursionError) as error:
+        start = reply.content[:80].decode(errors="replace")
+        message = f"the reply is no JSON (it starts {start!r})"
+        raise failures.NoAnswer(failures.failure(FailureKind.MALFORMED, message, status=reply.status_code)) from error
+    if not isinstance(data, dict):
+        raise failures.NoAnswer(failures.failure(FailureKind.MALFORMED, "the reply is no JSON object", status=200))
+    if data.get("error"):
+        raise failures.NoAnswer(failures.from_error_object(data["error"], status=reply.status_code))
+    return data

@@ -1,0 +1,127 @@
+"""What `deployments` and `machine` of `evals.yaml` may hold: how models are served, and how they are asked."""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, field_validator, model_validator
+
+from eval_pipelines.config_specs import SpecRecord
+from eval_pipelines.container_spec import Container
+
+
+def _literal(value: str) -> str:
+    if re.search(r"\$\{[^}]*\}", value) or re.fullmatch(r"\$\w+", value):
+        raise ValueError(
+            "variables are not expanded here: write the value itself. The server inherits the environment anyway, "
+            "and a key belongs in `api_key_env: NAME_OF_THE_VARIABLE`"
+        )
+    return value
+
+
+class Machine(SpecRecord):
+    """The machine that serves: what every project and process on it shares."""
+
+    gpus: Literal["auto"] | tuple[str, ...] = Field(
+        default="auto", description="How many, or their indexes or UUIDs; default: as the driver's tool tells."
+    )
+    folder: Path = Field(
+        default_factory=lambda: Path(tempfile.gettempdir()) / f"eval-pipelines-{os.getuid()}",
+        description="Where the GPUs and ports in use are noted. All who use the same GPUs must name the same folder.",
+    )
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _as_names(cls, gpus: Any) -> Any:
+        if isinstance(gpus, int) and not isinstance(gpus, bool) and gpus >= 0:
+            return tuple(str(index) for index in range(gpus))
+        return tuple(str(gpu) for gpu in gpus) if isinstance(gpus, list | tuple) else gpus
+
+    @field_validator("gpus")
+    @classmethod
+    def _are_names(cls, gpus: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(gpus, tuple) and (
+            len({*gpus}) < len(gpus) or not all(re.fullmatch(r"[\w.:-]+", g) for g in gpus)
+        ):
+            raise ValueError("must be a number, a list of different indexes or UUIDs, or auto")
+        return gpus
+
+
+class DeploymentFields(SpecRecord):
+    """What every deployment has, whatever its backend."""
+
+    backend: str = Field(min_length=1, description="the name of a file in eval_pipelines/serving/backends/")
+    max_in_flight: int = Field(default=32, ge=1, description="Requests in flight at once.")
+    min_in_flight: int = Field(
+        default=1, ge=1, description="Never fewer, however it does. As much as max_in_flight: always so many."
+    )
+    keep_warm_s: float = Field(default=60, ge=0, description="Seconds a server we started outlives its last lease.")
+    ready_timeout_s: float = Field(default=300, gt=0, description="Seconds a server may take until it answers.")
+    request_timeout_s: float = Field(default=300, gt=0, description="Seconds one attempt may take.")
+    stream: bool = Field(
+        default=False, description="Ask for answers as a stream: the time to the first token is known."
+    )
+    idle_timeout_s: float = Field(default=60, gt=0, description="Seconds a stream may say nothing.")
+    replicas: int = Field(default=1, ge=1, le=256, description="Servers to start, each with GPUs of its own.")
+    gpus: int | None = Field(
+        default=None, ge=0, description="GPUs of one server; default: as its parallelism says. 0: it runs on a CPU."
+    )
+    container: Container | None = Field(default=None, description="Run the server in a container.")
+    max_restarts: int = Field(default=2, ge=0, description="How often a server that died while it was used comes back.")
+    env: dict[str, Annotated[str, AfterValidator(_literal)]] = Field(
+        default_factory=dict, description="Added to the server's environment, literally. No secrets."
+    )
+
+    @model_validator(mode="after")
+    def _floor_lies_below_ceiling(self) -> Self:
+        if self.min_in_flight > self.max_in_flight:
+            raise ValueError(f"min_in_flight is more than max_in_flight, which is {self.max_in_flight}")
+        return self
+
+
+class Deployment(DeploymentFields):
+    """The operator's declaration of how to serve a family of models."""
+
+    name: str
+    spec: SerializeAsAny[BaseModel] = Field(description="The backend's own options, an instance of its `Spec`.")
+    needs_weights: bool = Field(description="Whether a model must name weights for it.")
+    reads: tuple[str, ...] = Field(default=(), description="Layouts of weights it can load, sorted; see layouts.py.")
+    is_started_here: bool = Field(default=True, description="False where someone else runs the server.")
+
+    @classmethod
+    def of(cls, name: str, head: DeploymentFields, spec: BaseModel, backend: ModuleType) -> Self:
+        """What the file says of a deployment, and what its backend says of these options."""
+        reads = backend.reads(spec) if hasattr(backend, "reads") else backend.READS
+        return cls(
+            name=name,
+            spec=spec,
+            # sorted: it is part of a server's identity, and a set has no order
+            reads=tuple(sorted(reads)),
+            needs_weights=backend.needs_weights(spec) if hasattr(backend, "needs_weights") else bool(reads),
+            is_started_here=not hasattr(backend, "bind"),
+            **dict(head),
+        )
+
+    @property
+    def asking(self) -> dict[str, Any]:
+        """Fields of an Endpoint that say how it is asked."""
+        return {
+            "max_in_flight": self.max_in_flight,
+            "min_in_flight": self.min_in_flight,
+            "request_timeout_s": self.request_timeout_s,
+            "is_streamed": self.stream,
+            "idle_timeout_s": self.idle_timeout_s,
+        }
+
+    @property
+    def n_gpus(self) -> int:
+        """GPUs of one server: as declared, else what its parallelism multiplies to."""
+        return self.gpus if self.gpus is not None else int(getattr(self.spec, "n_gpus", 0))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The backend's own options as plain JSON values, only those that were given."""
+        return self.spec.model_dump(mode="json", exclude_unset=True)
