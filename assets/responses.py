@@ -1,7 +1,9 @@
 """`responses/<benchmark>`, by model: lease an endpoint, ask what is not known yet, land it."""
 
 import asyncio
+import itertools
 import time
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,12 +13,15 @@ from pydantic import Field
 from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
-from eval_pipelines.records import Evaluation, Request, Response
+from eval_pipelines.records import Evaluation, Place, Response
 from resources.benchmarks import BenchmarksResource
 from resources.endpoints import EndpointsResource
 from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+    from datetime import datetime
+
     from eval_pipelines.benchmarks.harness import Benchmark
     from eval_pipelines.client.report import AskReport
     from eval_pipelines.endpoint import Endpoint
@@ -62,7 +67,7 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
         limit = config.limit or spec.limit
         with told_plainly():
             benchmark = benchmarks.load(name, limit=limit)
-            asked, of_server = asyncio.run(_ask(context, benchmark, limit, config.reuse, endpoints, warehouse))
+            asked, of_server = asyncio.run(_ask(context, benchmark, limit, config, endpoints, warehouse))
         context.log.info(_in_words(asked))
         metadata = _metadata(asked, benchmark, warehouse) | of_server
         with told_plainly(metadata):
@@ -79,7 +84,7 @@ async def _ask(
     context: dg.AssetExecutionContext,
     benchmark: "Benchmark",
     limit: int | None,
-    reuse: bool,
+    config: AskConfig,
     endpoints: EndpointsResource,
     warehouse: WarehouseResource,
 ) -> tuple["Asked", dict[str, dg.MetadataValue]]:
@@ -89,36 +94,44 @@ async def _ask(
     landing = warehouse.landing
     model = endpoints.model(context.partition_key)
     landing.land_samples(benchmark.name, benchmark.ask_version, benchmark.samples())
-    async with endpoints.lease(
-        model, needs=benchmark.needs, who=f"run {context.run.run_id[:8]}, {benchmark.name}", on_wait=context.log.info
-    ) as endpoint:
-        context.log.info(f"{model.key} answers at {endpoint.url} ({endpoint.backend} {endpoint.server_version or ''})")
+    watched: list[Scraper] = []
 
-        watched = Scraper(endpoint)
+    @asynccontextmanager
+    async def open_endpoint() -> "AsyncIterator[Endpoint]":
+        who = f"run {context.run.run_id[:8]}, {benchmark.name}"
+        async with endpoints.lease(model, needs=benchmark.needs, who=who, on_wait=context.log.info) as endpoint:
+            server = f"{endpoint.backend} {endpoint.server_version or ''}".strip()
+            context.log.info(f"{model.key} answers at {endpoint.url} ({server})")
+            watched.append(Scraper(endpoint))
+            async with watched[0]:
+                yield endpoint
 
-        def land(evaluation: Evaluation, new: list[tuple[Request, Response]]) -> None:
-            landing.land_responses(evaluation, new)
-            landing.land_server_metrics(evaluation, watched.records)
-            landing.land_evaluation(evaluation)
+    def land(evaluation: Evaluation, new: "Iterable[tuple[Place, Response]]") -> None:
+        landing.land_responses(evaluation, new)
+        landing.land_server_metrics(evaluation, watched[0].records if watched else ())
+        landing.land_evaluation(evaluation)
 
-        with _Progress(context, f"{model.key} {benchmark.name}") as progress:
-            asked = await ask_benchmark(
-                benchmark,
-                model,
-                endpoint,
-                limit=limit,
-                run_id=context.run.run_id,
-                asked_by=_asked_by(context.run),
-                journals=warehouse.config.data_root / "journal",
-                known=lambda: landing.answered(model.key, model.fingerprint) if reuse else {},
-                land=land,
-                while_asking=watched,
-                on_progress=progress,
-                on_wait=lambda: context.log.info(
-                    "another run is asking this cell: waiting for it, then taking over its answers"
-                ),
-            )
-        return asked, _of_server(endpoint, watched.summary)
+    def known() -> "Mapping[str, datetime]":
+        with_greedy = "top_logprobs" in benchmark.needs
+        return landing.answered(model.key, model.fingerprint, with_greedy=with_greedy) if config.reuse else {}
+
+    with _Progress(context, f"{model.key} {benchmark.name}") as progress:
+        asked = await ask_benchmark(
+            benchmark,
+            model,
+            open_endpoint,
+            limit=limit,
+            run_id=context.run.run_id,
+            asked_by=_asked_by(context.run),
+            journals=warehouse.config.data_root / "journal",
+            known=known,
+            land=land,
+            on_progress=progress,
+            on_wait=lambda: context.log.info(
+                "another run is asking this cell: waiting for it, then taking over its answers"
+            ),
+        )
+    return asked, _of_server(asked.endpoint, watched[0].summary if watched else None)
 
 
 def _asked_by(run: dg.DagsterRun) -> str:
@@ -186,12 +199,12 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
         "completion_tokens": one.completion_tokens,
         "tokens_per_s": round(rate, 1),
         "wall_s": round(report.wall_s, 2),
-        "endpoint": dg.MetadataValue.url(one.endpoint),
+        "endpoint": dg.MetadataValue.url(one.endpoint) if one.endpoint else "nobody was asked",
         "server": f"{one.backend} {one.server_version or ''}".strip(),
         "fingerprint": one.fingerprint,
         "version": one.ask_version,
         "path": dg.MetadataValue.path(str(folder)),
-        "preview": dg.MetadataValue.md(_preview(asked, benchmark)),
+        "preview": dg.MetadataValue.md(_preview(asked, benchmark, warehouse)),
     }
     for name in ("latency_p50_s", "latency_p95_s", "latency_p99_s"):
         if (seconds := getattr(one, name)) is not None:
@@ -199,8 +212,10 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
     return {key: value if isinstance(value, dg.MetadataValue) else _plain(value) for key, value in told.items()}
 
 
-def _of_server(endpoint: "Endpoint", summary: "ServerSummary | None") -> dict[str, dg.MetadataValue]:
+def _of_server(endpoint: "Endpoint | None", summary: "ServerSummary | None") -> dict[str, dg.MetadataValue]:
     told: dict[str, dg.MetadataValue] = {}
+    if endpoint is None:
+        return told
     if summary is not None:
         rows = [f"| {name} | {value:.4g} |" for name, value in summary.model_dump().items() if value is not None]
         told["server_metrics"] = dg.MetadataValue.md("\n".join(["| while it was asked | |", "|---|---|", *rows]))
@@ -217,10 +232,13 @@ def _plain(value: object) -> dg.MetadataValue:
     return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.text(str(value))
 
 
-def _preview(asked: "Asked", benchmark: "Benchmark") -> str:
+def _preview(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResource) -> str:
+    one = asked.evaluation
+    first = list(itertools.islice(benchmark.requests(), _N_PREVIEW))
+    responses = warehouse.landing.responses_for(one.model_key, one.fingerprint, {request.digest for request in first})
     lines = ["| sample | asked | answered |", "|---|---|---|"]
-    for request in benchmark.requests():
-        response = asked.responses.get(request.digest)
+    for request in first:
+        response = responses.get(request.digest)
         if response is None:
             continue
         said = response.failure.kind.value if response.failure else response.text or f"logprob {response.logprob:.2f}"
@@ -228,8 +246,6 @@ def _preview(asked: "Asked", benchmark: "Benchmark") -> str:
             request.continuation or (request.messages[-1]["content"] if request.messages else request.prompt) or ""
         )
         lines.append(f"| {request.sample_id} | {_cell(question)} | {_cell(said)} |")
-        if len(lines) >= _N_PREVIEW + 2:
-            break
     return "\n".join(lines)
 
 

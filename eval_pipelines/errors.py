@@ -11,6 +11,7 @@ EvalPipelinesError
 │   └── WrongModelError       the address answers for another model than the one leased
 ├── UnsupportedError          the endpoint cannot do what the benchmark needs; nothing was asked
 ├── FailureBudgetError        too many requests of one evaluation failed; what was answered is landed
+├── AskingStoppedError        going on was forbidden or pointless; what was answered is landed
 ├── ScoringError              a scorer raised: our bug, never a wrong answer
 └── WarehouseError            stored shape ≠ the shape this code reads, or it could not be written
     ├── SqlModelError         a file of dbt_like_sql/ is wrong (carries file and line)
@@ -79,6 +80,10 @@ class UnsupportedError(EvalPipelinesError):
 
 class FailureBudgetError(EvalPipelinesError):
     """More requests of one evaluation failed than its budget allows."""
+
+
+class AskingStoppedError(EvalPipelinesError):
+    """Asking ended early: a daily budget is used up, or an answer told that going on is pointless."""
 
 
 class ScoringError(EvalPipelinesError):

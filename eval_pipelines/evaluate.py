@@ -1,30 +1,33 @@
 """Ask one model one benchmark, and account for every request.
 
 Each question is asked once per model version: what earlier runs were answered (`known`) and what a killed run
-left in its journal is not asked again.
+left in its journal is not asked again. Answers are on disk before they are counted, and are landed from there: memory
+holds a digest for each question that is still to be asked, and no answer.
 """
 
 import asyncio
 import json
-from collections.abc import Callable, Container, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.fanout import Limits, ask
-from eval_pipelines.client.journal import Journal
+from eval_pipelines.client.interception import Interceptor
+from eval_pipelines.client.journal import Journal, entries
 from eval_pipelines.client.report import AskReport, Progress
 from eval_pipelines.endpoint import Endpoint
-from eval_pipelines.errors import FailureBudgetError
+from eval_pipelines.errors import AskingStoppedError, FailureBudgetError
 from eval_pipelines.keys import digest
 from eval_pipelines.models import Model
-from eval_pipelines.records import Evaluation, Request, Response, utc_now
+from eval_pipelines.records import Evaluation, Place, Request, Response, utc_now
 
-Known = Callable[[], Mapping[str, Response]]
-Land = Callable[[Evaluation, list[tuple[Request, Response]]], None]
+Known = Callable[[], Mapping[str, datetime]]
+Land = Callable[[Evaluation, Iterable[tuple[Place, Response]]], None]
+OpenEndpoint = Callable[[], AbstractAsyncContextManager[Endpoint]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,28 +35,57 @@ class Asked:
     """One evaluation as it was landed.
 
     Attributes:
-        responses: of every request that has an outcome, reused ones included, by request digest.
+        endpoint: who was asked; None if all was known.
         report: of what this run itself put on the wire.
         n_recovered: answers found in the journal of a run that did not finish.
     """
 
     evaluation: Evaluation
-    responses: Mapping[str, Response]
+    endpoint: Endpoint | None
     report: AskReport
     n_recovered: int
 
     def raise_if_over_budget(self, max_failed_share: float) -> None:
-        """Raises FailureBudgetError when too many requests have no answer. What was answered is landed by then."""
-        if self.evaluation.is_within_budget:
-            return
+        """Raise where too many requests have no answer. What was answered is landed by then.
+
+        Raises:
+            AskingStoppedError: asking was stopped before its end; says by what.
+            FailureBudgetError: more than `max_failed_share` of the requests failed.
+        """
         asked, report = self.evaluation, self.report
+        if asked.is_within_budget and not report.stopped:
+            return
+        landed = f"The {asked.n_answered} answers are landed: materialize again to ask only the rest."
+        if report.stopped:
+            raise AskingStoppedError(
+                f"{asked.model_key} on {asked.benchmark}: {report.n_not_asked} of {asked.n_requests} requests were not "
+                f"asked: {report.stopped} {landed}"
+            )
         kinds = ", ".join(f"{kind.value} {n}" for kind, n in report.failures.most_common())
         not_asked = f", {report.n_not_asked} were not asked any more" if report.n_not_asked else ""
         raise FailureBudgetError(
             f"{asked.model_key} on {asked.benchmark}: {report.n_failed} of {asked.n_requests} requests failed ({kinds}){not_asked}; "
-            f"max_failed_share allows {max_failed_share:.1%}. First failure: {report.first_failure!r}. "
-            f"The {asked.n_answered} answers are landed: materialize again to ask only the rest."
+            f"max_failed_share allows {max_failed_share:.1%}. First failure: {report.first_failure!r}. {landed}"
         )
+
+
+@dataclass(slots=True)
+class _Plan:
+    """Which requests of a benchmark have an answer, by their digests: the three never overlap.
+
+    Attributes:
+        earlier: landed by earlier runs.
+        recovered: in the journal of a run that did not finish.
+        missing: to be asked.
+    """
+
+    earlier: set[str] = field(default_factory=set)
+    recovered: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+
+    @property
+    def n_requests(self) -> int:
+        return len(self.earlier) + len(self.recovered) + len(self.missing)
 
 
 def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
@@ -64,7 +96,7 @@ def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
 async def ask_benchmark(
     benchmark: Benchmark,
     model: Model,
-    endpoint: Endpoint,
+    open_endpoint: OpenEndpoint | None,
     *,
     limit: int | None,
     run_id: str,
@@ -72,65 +104,115 @@ async def ask_benchmark(
     journals: Path,
     known: Known,
     land: Land,
-    while_asking: AbstractAsyncContextManager[Any] | None = None,
+    interceptors: Sequence[Interceptor] = (),
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Asked:
     """Ask what is not known yet, land it, and say how it went.
 
     Args:
+        open_endpoint: Open while requests are on the wire, and only then: no server is started if all is known.
+            None: nobody is asked, what is not known stays so.
         limit: Samples per subtask that the benchmark was loaded with; None for all.
-        known: Earlier answers of this model version by request digest. Called once nobody else asks this cell.
-        land: Called with the evaluation and its new outcomes, before the journal is removed.
-        while_asking: Open while requests are on the wire, and only then: not opened if nothing is asked.
+        known: When each earlier answer of this model version was asked for, by request digest. Called once nobody
+            else asks this cell.
+        land: Called with the evaluation and its new outcomes, before the journal is removed; must read them all.
         on_wait: Called once if another process is asking the same cell; this one then waits for it.
 
     Raises:
         WarehouseError: the disk is full. Every answer so far is in the journal.
     """
-    requests = {request.digest: request for request in benchmark.requests()}
     key = evaluation_id(model, benchmark, limit)
-    spec = benchmark.spec
-    outcomes: dict[str, Response] = {}
     journal = Journal(journals / f"{key}.jsonl")
     await _open_in_turn(journal, on_wait)
     try:
-        earlier = _usable(known(), requests, benchmark)
-        # a run that died between landing and removing its journal has landed some already
-        recovered = _usable(journal.answers(), requests.keys() - earlier.keys(), benchmark)
-        missing = [request for d, request in requests.items() if d not in earlier and d not in recovered]
-        # the budget is a share of all requests, those that earlier runs had answered included
-        share_of_missing = min(1.0, spec.max_failed_share * len(requests) / max(len(missing), 1))
-        async with while_asking if while_asking and missing else nullcontext():
-            report = await ask(
-                missing,
-                len(missing),
-                endpoint,
-                journal=journal,
-                limits=Limits(endpoint.max_in_flight, spec.max_attempts, share_of_missing),
-                on_outcome=lambda request, response: outcomes.__setitem__(request.digest, response),
-                on_progress=on_progress,
-            )
-        new = recovered | outcomes
+        plan = _plan(benchmark, known(), journal.path)
+        n_missing, failed = len(plan.missing), dict[str, tuple[Place, Response]]()
+        report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
+        if plan.missing and open_endpoint is not None:
+            async with open_endpoint() as endpoint:
+                report = await _ask_missing(benchmark, plan, endpoint, journal, failed, interceptors, on_progress)
         evaluation = _evaluation(
-            benchmark, model, endpoint, report, key=key, limit=limit, run_id=run_id, asked_by=asked_by,
-            n_requests=len(requests), n_reused=len(earlier), n_answered=len(earlier) + len(recovered) + report.n_answered,
-        )  # fmt: skip
-        land(evaluation, [(requests[d], response) for d, response in new.items()])
+            benchmark, model, endpoint, report, plan, key=key, limit=limit, run_id=run_id, asked_by=asked_by
+        )
+        land(evaluation, _outcomes(benchmark, plan.earlier, journal.path, failed))
         journal.remove()
     finally:
         journal.close()
-    return Asked(evaluation, {**earlier, **new}, report, len(recovered))
+    return Asked(evaluation, endpoint, report, len(plan.recovered))
 
 
-def _usable(responses: Mapping[str, Response], wanted: Container[str], benchmark: Benchmark) -> dict[str, Response]:
-    """The answers that say all this benchmark needs: one asked for another may not say what is greedy."""
+async def _ask_missing(
+    benchmark: Benchmark,
+    plan: _Plan,
+    endpoint: Endpoint,
+    journal: Journal,
+    failed: dict[str, tuple[Place, Response]],
+    interceptors: Sequence[Interceptor],
+    on_progress: Progress | None,
+) -> AskReport:
+    spec, n_missing = benchmark.spec, len(plan.missing)
 
-    def says_enough(response: Response) -> bool:
+    def keep(request: Request, response: Response) -> None:
+        if not response.is_answer:  # answers are in the journal
+            failed[request.digest] = (request.place, response)
+
+    return await ask(
+        _each_once(benchmark.requests(), set(plan.missing)),
+        n_missing,
+        endpoint,
+        journal=journal,
+        # the budget is a share of all requests, those that earlier runs had answered included
+        limits=Limits(
+            endpoint.max_in_flight, spec.max_attempts, min(1.0, spec.max_failed_share * plan.n_requests / n_missing)
+        ),
+        on_outcome=keep,
+        on_progress=on_progress,
+        interceptors=interceptors,
+    )
+
+
+def _plan(benchmark: Benchmark, known: Container[str], journal: Path) -> _Plan:
+    plan, left_over = _Plan(), {response.request_digest for _, response in _usable(benchmark, journal)}
+    for request in benchmark.requests():
+        d = request.digest
+        (plan.earlier if d in known else plan.recovered if d in left_over else plan.missing).add(d)
+    return plan
+
+
+def _each_once(requests: Iterable[Request], wanted: set[str]) -> Iterator[Request]:
+    """Those that are wanted, each once: two samples may ask the same."""
+    for request in requests:
+        if request.digest in wanted:
+            wanted.remove(request.digest)
+            yield request
+
+
+def _outcomes(
+    benchmark: Benchmark, earlier: Container[str], journal: Path, failed: Mapping[str, tuple[Place, Response]]
+) -> Iterator[tuple[Place, Response]]:
+    """Every new outcome: answers as the journal has them, then failures."""
+    places: dict[str, Place] = {}
+    for place, response in _usable(benchmark, journal):
+        d = response.request_digest
+        # a run that died between landing and removing its journal has landed some already
+        if d in earlier or d in failed:
+            continue
+        if place is None:  # written by a release that did not write it
+            places = places or {request.digest: request.place for request in benchmark.requests()}
+            place = places.get(d)
+        if place is not None:
+            yield place, response
+    yield from failed.values()
+
+
+def _usable(benchmark: Benchmark, journal: Path) -> Iterator[tuple[Place | None, Response]]:
+    """The journal's answers that say all this benchmark needs: one asked for another may not say what is greedy."""
+    needs_greedy = "top_logprobs" in benchmark.needs
+    for place, response in entries(journal):
         lacks_greedy = response.logprob is not None and response.is_greedy is None
-        return response.is_answer and not (lacks_greedy and "top_logprobs" in benchmark.needs)
-
-    return {d: response for d, response in responses.items() if d in wanted and says_enough(response)}
+        if response.is_answer and not (lacks_greedy and needs_greedy):
+            yield place, response
 
 
 async def _open_in_turn(journal: Journal, on_wait: Callable[[], None]) -> None:
@@ -149,18 +231,17 @@ async def _open_in_turn(journal: Journal, on_wait: Callable[[], None]) -> None:
 def _evaluation(
     benchmark: Benchmark,
     model: Model,
-    endpoint: Endpoint,
+    endpoint: Endpoint | None,
     report: AskReport,
+    plan: _Plan,
     *,
     key: str,
     limit: int | None,
     run_id: str,
     asked_by: str,
-    n_requests: int,
-    n_reused: int,
-    n_answered: int,
 ) -> Evaluation:
-    spec = benchmark.spec
+    spec, n_requests = benchmark.spec, plan.n_requests
+    n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
     parameters = {
         "task": spec.task,
         "limit": limit,
@@ -180,13 +261,13 @@ def _evaluation(
         benchmark=benchmark.name,
         ask_version=benchmark.ask_version,
         parameters=json.dumps(parameters, sort_keys=True),
-        endpoint=endpoint.url,
-        backend=endpoint.backend,
-        server_version=endpoint.server_version,
+        endpoint=endpoint.url if endpoint else "",
+        backend=endpoint.backend if endpoint else "",
+        server_version=endpoint.server_version if endpoint else None,
         n_samples=sum(1 for _ in benchmark.samples()),
         n_requests=n_requests,
         n_answered=n_answered,
-        n_reused=n_reused,
+        n_reused=len(plan.earlier),
         n_failed=report.n_failed,
         failures=json.dumps({kind.value: n for kind, n in report.failures.items()}, sort_keys=True),
         is_within_budget=n_answered == n_requests or (n_requests - n_answered) / n_requests <= spec.max_failed_share,

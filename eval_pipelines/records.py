@@ -7,7 +7,7 @@ shares lie in [0, 1].
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -50,6 +50,16 @@ class Failure(Record):
 Operation = Literal["chat", "completion", "loglikelihood"]
 
 
+class Place(NamedTuple):
+    """Where in its benchmark a request belongs: what is kept of it beside its answer."""
+
+    sample_id: str
+    subtask: str
+    part: int
+    repeat: int
+    operation: str
+
+
 class Request(Record):
     """What is sent for one part of one sample, once. Pure data: it does not say where it goes."""
 
@@ -72,6 +82,11 @@ class Request(Record):
         if missing:
             raise ValueError(f"a {self.operation} request needs {' and '.join(missing)}")
         return self
+
+    @property
+    def place(self) -> Place:
+        """Where in its benchmark it belongs."""
+        return Place(self.sample_id, self.subtask, self.part, self.repeat, self.operation)
 
     @cached_property
     def digest(self) -> str:
@@ -175,8 +190,8 @@ class Evaluation(Record):
     benchmark: str
     ask_version: str = Field(description="Changes with prompts, data or generation parameters.")
     parameters: str = Field(description="JSON: limit, few-shot, protocol, generation …")
-    endpoint: str = Field(description="URL without credentials.")
-    backend: str
+    endpoint: str = Field(description="URL without credentials; empty if all was known and nobody was asked.")
+    backend: str = Field(description="Empty if nobody was asked.")
     server_version: str | None = None
     n_samples: int = Field(ge=0)
     n_requests: int = Field(ge=0)

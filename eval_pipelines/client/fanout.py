@@ -130,7 +130,7 @@ class _Run:
                 return
             for request, response in zip(batch, responses, strict=True):
                 if response.is_answer:
-                    self.journal.append(response)
+                    self.journal.append(response, request.place)
                 self.report.count(response)
                 self.on_outcome(request, response)
             if self.report.stopped or self._budget_is_broken():

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from eval_pipelines.errors import WarehouseError
-from eval_pipelines.records import Response
+from eval_pipelines.records import Place, Response
 
 _SYNC_EVERY = 64
 
@@ -61,10 +61,17 @@ class Journal:
             finally:
                 os.close(fd)
 
-    def append(self, response: Response) -> None:
-        """Write one answer. Raises WarehouseError when the disk is full; what is written stays readable."""
+    def append(self, response: Response, place: Place | None = None) -> None:
+        """Write one answer. Raises WarehouseError when the disk is full; what is written stays readable.
+
+        Args:
+            place: where the answer belongs, so that it can be landed without its request at hand.
+        """
         assert self._fd is not None, "the journal is not open"
-        line = response.model_dump_json(exclude_none=True).encode() + b"\n"
+        line = response.model_dump_json(exclude_none=True).encode()
+        if place is not None:
+            line = b'%s,"place":%s}' % (line[:-1], json.dumps(place).encode())
+        line += b"\n"
         end = os.lseek(self._fd, 0, os.SEEK_END)
         try:
             if os.write(self._fd, line) != len(line):
@@ -106,6 +113,11 @@ class Journal:
 
 def read(path: Path) -> Iterator[Response]:
     """The whole lines of a journal. A line that is not a response ends nothing: it is skipped."""
+    return (response for _, response in entries(path))
+
+
+def entries(path: Path) -> Iterator[tuple[Place | None, Response]]:
+    """The whole lines of a journal with the places of their answers; None where none was written."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
@@ -113,8 +125,10 @@ def read(path: Path) -> Iterator[Response]:
     with file:
         for line in file:
             try:
-                yield Response.model_validate(json.loads(line))
-            except ValueError:
+                told = json.loads(line)
+                place = told.pop("place", None)
+                yield place and Place(*place), Response.model_validate(told)
+            except (ValueError, TypeError, AttributeError):
                 continue
 
 

@@ -22,11 +22,12 @@ import pyarrow.parquet as pq
 
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.keys import ModelKey, digest
-from eval_pipelines.records import Evaluation, Failure, Metric, Request, Response, Sample, Score, ServerMetrics
+from eval_pipelines.records import Evaluation, Failure, Metric, Place, Request, Response, Sample, Score, ServerMetrics
 from eval_pipelines.warehouse.files import safe_name, write_new
 from eval_pipelines.warehouse.shapes import arrow_schema, check_shape
 
 ROWS_PER_GROUP = 5_000
+_FEW = 1_000
 
 Row = dict[str, Any]
 
@@ -54,7 +55,9 @@ class Landing:
         rows = ({"benchmark": benchmark, "ask_version": ask_version, **sample.model_dump()} for sample in new)
         return self._land("samples", target, rows)
 
-    def land_responses(self, evaluation: Evaluation, responses: Iterable[tuple[Request, Response]]) -> Path | None:
+    def land_responses(
+        self, evaluation: Evaluation, responses: Iterable[tuple[Request | Place, Response]]
+    ) -> Path | None:
         """Land what this run was newly answered, failures included; streams. None if there was nothing new.
 
         Answers that earlier evidence gave (`answered`) are not landed again. Raises WarehouseError.
@@ -120,15 +123,27 @@ class Landing:
         )
 
     def answered(
-        self, model_key: ModelKey | str, fingerprint: str, *, benchmark: str | None = None
-    ) -> dict[str, Response]:
-        """Every landed answer (no failure) of one model version by request digest; the newest wins.
+        self, model_key: ModelKey | str, fingerprint: str, *, with_greedy: bool = False
+    ) -> dict[str, datetime]:
+        """When each landed answer (no failure) of one model version was asked for, by request digest; the newest wins.
 
-        A request digest does not depend on the benchmark, so all of the model's benchmarks are searched unless
-        one is named. Raises WarehouseError on a file of another shape.
+        A request digest does not depend on the benchmark, so all of the model's benchmarks are searched.
+
+        Args:
+            with_greedy: only log-likelihoods that say whether the continuation is greedy.
+
+        Raises:
+            WarehouseError: a file of another shape.
         """
         wanted = (ds.field("fingerprint") == fingerprint) & ds.field("failure_kind").is_null()
-        return _newest(self._responses(model_key, benchmark, wanted))
+        if with_greedy:
+            wanted &= ds.field("logprob").is_null() | ~ds.field("is_greedy").is_null()
+        found: dict[str, datetime] = {}
+        for row in self._responses(model_key, wanted, ["request_digest", "asked_at"]):
+            digest_, asked_at = row["request_digest"], row["asked_at"]
+            if digest_ not in found or found[digest_] < asked_at:
+                found[digest_] = asked_at
+        return found
 
     def responses_for(
         self, model_key: ModelKey | str, fingerprint: str, digests: Collection[str]
@@ -136,7 +151,9 @@ class Landing:
         """The newest answer to each of these requests, or its newest failure if none. Raises WarehouseError."""
         keep = set(digests)
         wanted = ds.field("fingerprint") == fingerprint
-        rows = (row for row in self._responses(model_key, None, wanted) if row["request_digest"] in keep)
+        if len(keep) <= _FEW:  # a filter of many values is slower than a look at each row
+            wanted &= ds.field("request_digest").isin(sorted(keep))
+        rows = (row for row in self._responses(model_key, wanted) if row["request_digest"] in keep)
         return _newest(rows)
 
     def latest_evaluation(self, model_key: ModelKey | str, benchmark: str) -> Evaluation | None:
@@ -145,11 +162,12 @@ class Landing:
         found = [Evaluation.model_validate(row) for row in _read("evaluations", files)]
         return max(found, key=lambda evaluation: evaluation.recorded_at, default=None)
 
-    def _responses(self, model_key: ModelKey | str, benchmark: str | None, wanted: ds.Expression) -> Iterator[Row]:
+    def _responses(
+        self, model_key: ModelKey | str, wanted: ds.Expression, columns: list[str] | None = None
+    ) -> Iterator[Row]:
         folder = self.folder / "responses" / f"model={safe_name('model key', str(model_key))}"
-        part = f"benchmark={safe_name('benchmark', benchmark)}" if benchmark is not None else "benchmark=*"
-        files = sorted(folder.glob(f"{part}/[!.]*.parquet"))
-        return _read("responses", files, _RESPONSE_COLUMNS, wanted)
+        files = sorted(folder.glob("benchmark=*/[!.]*.parquet"))
+        return _read("responses", files, columns or _RESPONSE_COLUMNS, wanted)
 
     def _cell(self, model_key: str, benchmark: str, kind: str) -> Path:
         model, name = safe_name("model key", model_key), safe_name("benchmark", benchmark)
@@ -188,8 +206,8 @@ _RESPONSE_COLUMNS = [
 ]
 
 
-def _response_row(evaluation: Evaluation, request: Request, response: Response) -> Row:
-    if response.request_digest != request.digest:
+def _response_row(evaluation: Evaluation, request: Request | Place, response: Response) -> Row:
+    if isinstance(request, Request) and response.request_digest != request.digest:
         raise WarehouseError(
             f"the response {response.request_digest} was handed in for request {request.digest} "
             f"of sample {request.sample_id!r}: it would be found under the wrong question."

@@ -137,7 +137,7 @@ async def test_what_was_answered_before_a_cancel_stays_answered(faulty, tmp_path
 
 
 async def test_a_full_disk_is_one_error_and_not_a_group(faulty, tmp_path, monkeypatch) -> None:
-    def full(self: Journal, response: Response) -> None:
+    def full(self: Journal, response: Response, *_: Any) -> None:
         raise WarehouseError("the disk is full")
 
     monkeypatch.setattr(Journal, "append", full)

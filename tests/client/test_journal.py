@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from eval_pipelines.client.journal import Journal, read
+from eval_pipelines.client.journal import Journal, entries, read
 from eval_pipelines.errors import WarehouseError
-from eval_pipelines.records import Response, utc_now
+from eval_pipelines.records import Place, Response, utc_now
 
 
 def answer(i: int, text: str = "four") -> Response:
@@ -36,6 +36,14 @@ def test_what_is_written_is_read_back_exactly(tmp_path) -> None:
         for response in told:
             journal.append(response)
         assert list(journal.answers().values()) == told
+
+
+def test_an_answer_is_read_back_with_its_place(tmp_path) -> None:
+    place = Place('gsm8k/"7"', "gsm8k", 2, 1, "chat")
+    with Journal(tmp_path / "j.jsonl") as journal:
+        journal.append(response := answer(1), place)
+        journal.append(without := answer(2))
+    assert list(entries(tmp_path / "j.jsonl")) == [(place, response), (None, without)]
 
 
 def test_a_torn_last_line_is_skipped(tmp_path) -> None:
@@ -135,7 +143,7 @@ import sys
 from pathlib import Path
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.errors import WarehouseError
-from eval_pipelines.records import Response, utc_now
+from eval_pipelines.records import Place, Response, utc_now
 if sys.argv[2] != "0":
     import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), -1))

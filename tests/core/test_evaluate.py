@@ -1,8 +1,10 @@
 """Each question is asked once per model version, and every request is accounted for."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from eval_pipelines.errors import FailureBudgetError, WarehouseError
 from eval_pipelines.evaluate import Asked, ask_benchmark, evaluation_id
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
-from eval_pipelines.records import Evaluation, Request, Response, Sample, utc_now
+from eval_pipelines.records import Evaluation, Place, Request, Response, Sample, utc_now
 
 MODEL = Model(ModelKey("mock", "step-7"), "hosted", "f1")
 
@@ -70,20 +72,47 @@ class Cell:
     folder: Path
     landed: dict[str, Response] = field(default_factory=dict)
     evaluations: list[Evaluation] = field(default_factory=list)
+    places: dict[str, Place] = field(default_factory=dict)
     n_rows: int = 0
+    n_opened: int = 0
 
-    def land(self, evaluation: Evaluation, new: list[tuple[Request, Response]]) -> None:
+    def land(self, evaluation: Evaluation, new: Iterable[tuple[Place, Response]]) -> None:
         self.evaluations.append(evaluation)
-        self.n_rows += len(new)
-        self.landed |= {request.digest: response for request, response in new if response.is_answer}
+        rows = list(new)
+        self.n_rows += len(rows)
+        self.places |= {response.request_digest: place for place, response in rows}
+        self.landed |= {response.request_digest: response for _, response in rows if response.is_answer}
+
+    def known(self, needs: frozenset[str]) -> dict[str, datetime]:
+        """As `Landing.answered` has it."""
+        return {
+            digest: one.asked_at
+            for digest, one in self.landed.items()
+            if one.is_answer and not ("top_logprobs" in needs and one.logprob is not None and one.is_greedy is None)
+        }
+
+    @asynccontextmanager
+    async def open(self, offers: frozenset[str]) -> AsyncIterator[Endpoint]:
+        self.n_opened += 1
+        yield Endpoint(self.faulty.url, "mock", "hosted", max_in_flight=8, request_timeout_s=10, offers=offers)
 
     async def ask(self, questions: Questions, run_id: str = "r1", **options: Any) -> Asked:
         offers = options.pop("offers", questions.needs)
-        endpoint = Endpoint(self.faulty.url, "mock", "hosted", max_in_flight=8, request_timeout_s=10, offers=offers)
         benchmark: Benchmark = questions  # type: ignore[assignment]
-        fields: dict[str, Any] = {"known": lambda: self.landed, "land": self.land, "limit": None, **options}
+        fields: dict[str, Any] = {
+            "known": lambda: self.known(questions.needs),
+            "land": self.land,
+            "limit": None,
+            **options,
+        }
         return await ask_benchmark(
-            benchmark, MODEL, endpoint, run_id=run_id, asked_by="a test", journals=self.folder, **fields
+            benchmark,
+            MODEL,
+            lambda: self.open(offers),
+            run_id=run_id,
+            asked_by="a test",
+            journals=self.folder,
+            **fields,
         )
 
     def journal(self, questions: Questions) -> Journal:
@@ -130,6 +159,26 @@ async def test_what_an_earlier_run_was_answered_is_not_asked_again(cell, faulty)
     asked = await cell.ask(Questions(n=40), run_id="r2")
     assert (asked.evaluation.n_reused, faulty.stats()["requests"]) == (10, 40)
     assert "asked_again_though_answered" not in faulty.stats()
+
+
+async def test_no_server_is_opened_if_all_is_known(cell) -> None:
+    await cell.ask(Questions())
+    asked = await cell.ask(Questions(), run_id="r2")
+    assert (cell.n_opened, asked.endpoint) == (1, None)
+    assert (asked.evaluation.n_answered, asked.evaluation.is_within_budget) == (40, True)
+
+
+async def test_answers_are_landed_at_their_places(cell) -> None:
+    await cell.ask(Questions(n=5))
+    assert cell.places == {one.digest: one.place for one in Questions(n=5).requests()}
+
+
+async def test_answers_of_a_journal_that_has_no_places_are_landed_at_theirs(cell) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response)
+    await cell.ask(Questions())
+    assert cell.places == {one.digest: one.place for one in Questions().requests()}
 
 
 async def test_reused_answers_are_not_landed_twice(cell) -> None:
@@ -242,7 +291,7 @@ async def test_a_cancelled_run_is_taken_up_where_it_stopped(cell, faulty) -> Non
 async def test_a_full_disk_lands_nothing_and_keeps_the_journal(cell, monkeypatch) -> None:
     kept = Journal.append
 
-    def full_after_ten(self: Journal, response: Response) -> None:
+    def full_after_ten(self: Journal, response: Response, place: Place | None = None) -> None:
         if len(self.answers()) >= 10:
             raise WarehouseError("the disk is full")
         kept(self, response)
@@ -271,7 +320,7 @@ async def test_answers_that_do_not_say_what_is_greedy_are_asked_again_where_that
     needs = frozenset({"echo_logprobs", "top_logprobs"})
     asked = await cell.ask(Questions(operation="loglikelihood", needs=needs, name="greedy"), run_id="r2")
     assert asked.evaluation.n_reused == 0
-    assert None not in {one.is_greedy for one in asked.responses.values()}
+    assert None not in {one.is_greedy for one in cell.landed.values()}
 
 
 async def test_they_are_reused_where_it_does_not(cell, faulty) -> None:

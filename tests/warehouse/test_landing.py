@@ -42,7 +42,9 @@ def test_an_answer_comes_back_as_it_was_landed(tmp_path: Path) -> None:
     )
     Landing(tmp_path).land_responses(evaluation(), [(chat, said), (choice, likely)])
 
-    assert Landing(tmp_path).answered(MODEL, BYTES) == {chat.digest: said, choice.digest: likely}
+    digests = {chat.digest, choice.digest}
+    assert Landing(tmp_path).responses_for(MODEL, BYTES, digests) == {chat.digest: said, choice.digest: likely}
+    assert Landing(tmp_path).answered(MODEL, BYTES).keys() == digests
 
 
 def test_a_failure_is_no_answer_but_is_kept(tmp_path: Path) -> None:
@@ -73,7 +75,8 @@ def test_of_two_answers_the_newest_wins(tmp_path: Path) -> None:
     landing.land_responses(evaluation(run_id="z"), [(request, answer(request, "new", minute=9))])
     landing.land_responses(evaluation(run_id="a"), [(request, answer(request, "old", minute=1))])
 
-    assert landing.answered(MODEL, BYTES)[request.digest].text == "new"
+    assert landing.responses_for(MODEL, BYTES, [request.digest])[request.digest].text == "new"
+    assert landing.answered(MODEL, BYTES) == {request.digest: at(9)}
 
 
 def test_a_question_answered_in_one_benchmark_is_answered_in_all_of_them(tmp_path: Path) -> None:
@@ -82,7 +85,26 @@ def test_a_question_answered_in_one_benchmark_is_answered_in_all_of_them(tmp_pat
     landing.land_responses(evaluation(benchmark="mmlu"), [(request, answer(request))])
 
     assert request.digest in landing.answered(MODEL, BYTES)
-    assert landing.answered(MODEL, BYTES, benchmark="gsm8k") == {}
+
+
+def test_an_answer_that_does_not_say_what_is_greedy_is_none_for_who_must_know(tmp_path: Path) -> None:
+    [request] = requests(1)
+    landing = Landing(tmp_path)
+    told = answer(request).model_copy(update={"text": None, "logprob": -1.0})
+    landing.land_responses(evaluation(), [(request, told)])
+
+    assert landing.answered(MODEL, BYTES).keys() == {request.digest}
+    assert landing.answered(MODEL, BYTES, with_greedy=True) == {}
+
+
+def test_more_answers_than_a_filter_names_are_found_as_well(tmp_path: Path) -> None:
+    asked = requests(1_200)
+    landing = Landing(tmp_path)
+    landing.land_responses(evaluation(), [(one, answer(one)) for one in asked])
+
+    assert landing.responses_for(MODEL, BYTES, [one.digest for one in asked[:1_100]]).keys() == {
+        one.digest for one in asked[:1_100]
+    }
 
 
 def test_overwritten_weights_have_answered_nothing(tmp_path: Path) -> None:
@@ -190,7 +212,9 @@ def test_a_file_from_before_a_nullable_column_existed_reads_as_null(tmp_path: Pa
     pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["ttft_s"]), path)
     land(tmp_path, evaluation("tiny@step-200"))
 
-    assert {one.ttft_s for one in Landing(tmp_path).answered(MODEL, what.fingerprint).values()} == {None}
+    landing = Landing(tmp_path)
+    digests = landing.answered(MODEL, what.fingerprint)
+    assert {one.ttft_s for one in landing.responses_for(MODEL, what.fingerprint, digests).values()} == {None}
     publish(tmp_path)
     assert query(tmp_path, "SELECT count(*) AS n, count(ttft_s) AS known FROM responses") == [{"n": 8, "known": 0}]
 
