@@ -76,16 +76,13 @@ class _Plan:
     Attributes:
         earlier: landed by earlier runs.
         recovered: in the journal of a run that did not finish.
-        missing: to be asked.
+        missing: to be asked; empties while they are.
     """
 
     earlier: set[str] = field(default_factory=set)
     recovered: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
-
-    @property
-    def n_requests(self) -> int:
-        return len(self.earlier) + len(self.recovered) + len(self.missing)
+    n_requests: int = 0
 
 
 def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
@@ -158,7 +155,7 @@ async def _ask_missing(
             failed[request.digest] = (request.place, response)
 
     return await ask(
-        _each_once(benchmark.requests(), set(plan.missing)),
+        _each_once(benchmark.requests(), plan.missing),
         n_missing,
         endpoint,
         journal=journal,
@@ -177,6 +174,7 @@ def _plan(benchmark: Benchmark, known: Container[str], journal: Path) -> _Plan:
     for request in benchmark.requests():
         d = request.digest
         (plan.earlier if d in known else plan.recovered if d in left_over else plan.missing).add(d)
+    plan.n_requests = len(plan.earlier) + len(plan.recovered) + len(plan.missing)
     return plan
 
 

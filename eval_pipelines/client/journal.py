@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,7 @@ from typing import Self
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.records import Place, Response
 
-_SYNC_EVERY = 64
+_SYNC_EVERY_S = 1.0  # what a power loss may cost; a killed process loses nothing
 
 
 class Journal:
@@ -27,7 +28,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd: int | None = None
-        self._n_unsynced = 0
+        self._synced_at = 0.0
 
     def __enter__(self) -> Self:
         self.open()
@@ -76,10 +77,9 @@ class Journal:
         try:
             if os.write(self._fd, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._n_unsynced += 1
-            if self._n_unsynced >= _SYNC_EVERY:
+            if time.monotonic() - self._synced_at >= _SYNC_EVERY_S:
                 os.fsync(self._fd)  # some disks only say here that they are full
-                self._n_unsynced = 0
+                self._synced_at = time.monotonic()
         except OSError as error:
             os.ftruncate(self._fd, end)
             raise WarehouseError(

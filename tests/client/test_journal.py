@@ -126,7 +126,7 @@ def test_a_full_disk_is_said_in_words_that_help(tmp_path, monkeypatch, call) -> 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("eval_pipelines.client.journal._SYNC_EVERY", 1)
+    monkeypatch.setattr("eval_pipelines.client.journal._SYNC_EVERY_S", 0.0)
     with Journal(tmp_path / "j.jsonl") as journal:
         journal.append(answer(0))
         with monkeypatch.context() as patch:
