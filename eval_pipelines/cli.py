@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval_pipelines.cli_serving import serving
+from eval_pipelines.cli_spending import spent
 from eval_pipelines.config import Config, load_config
 from eval_pipelines.config_schema import config_schema
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
@@ -145,6 +146,7 @@ def leaderboard(path: Path) -> None:
 
 
 main.add_command(serving)
+main.add_command(spent)
 
 
 @main.command()

@@ -11,6 +11,7 @@ EvalPipelinesError
 │   └── WrongModelError       the address answers for another model than the one leased
 ├── UnsupportedError          the endpoint cannot do what the benchmark needs; nothing was asked
 ├── FailureBudgetError        too many requests of one evaluation failed; what was answered is landed
+├── SpendingLimitError        a daily budget is used up; what was answered is landed, the rest can be asked later
 ├── ScoringError              a scorer raised: our bug, never a wrong answer
 └── WarehouseError            stored shape ≠ the shape this code reads, or it could not be written
     ├── SqlModelError         a file of dbt_like_sql/ is wrong (carries file and line)
@@ -79,6 +80,10 @@ class UnsupportedError(EvalPipelinesError):
 
 class FailureBudgetError(EvalPipelinesError):
     """More requests of one evaluation failed than its budget allows."""
+
+
+class SpendingLimitError(EvalPipelinesError):
+    """A daily budget of tokens or money leaves no room for the next request."""
 
 
 class ScoringError(EvalPipelinesError):

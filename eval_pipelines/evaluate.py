@@ -17,6 +17,7 @@ from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.report import AskReport, Progress
+from eval_pipelines.config_prices import UNITS
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import FailureBudgetError
 from eval_pipelines.keys import digest
@@ -43,10 +44,18 @@ class Asked:
     n_recovered: int
 
     def raise_if_over_budget(self, max_failed_share: float) -> None:
-        """Raises FailureBudgetError when too many requests have no answer. What was answered is landed by then."""
-        if self.evaluation.is_within_budget:
-            return
+        """Raises FailureBudgetError when too many requests have no answer, SpendingLimitError when no more may be spent.
+
+        What was answered is landed by then.
+        """
         asked, report = self.evaluation, self.report
+        if report.stopped_with:
+            raise report.stopped_with(
+                f"{asked.model_key} on {asked.benchmark}: {report.stopped} {report.n_not_asked} of {asked.n_requests} requests were not "
+                f"asked. The {asked.n_answered} answers are landed: materializing again continues where this stopped."
+            )
+        if asked.is_within_budget:
+            return
         kinds = ", ".join(f"{kind.value} {n}" for kind, n in report.failures.most_common())
         not_asked = f", {report.n_not_asked} were not asked any more" if report.n_not_asked else ""
         raise FailureBudgetError(
@@ -192,6 +201,7 @@ def _evaluation(
         is_within_budget=n_answered == n_requests or (n_requests - n_answered) / n_requests <= spec.max_failed_share,
         prompt_tokens=report.prompt_tokens,
         completion_tokens=report.completion_tokens,
+        **_cost(endpoint, report),
         wall_s=report.wall_s,
         latency_p50_s=report.percentile_s(0.50),
         latency_p95_s=report.percentile_s(0.95),
@@ -200,6 +210,14 @@ def _evaluation(
         project_version=project_version(),
         recorded_at=utc_now(),
     )
+
+
+def _cost(endpoint: Endpoint, report: AskReport) -> dict[str, Any]:
+    """What this run's answers cost. Nothing where nobody knows a price, or the server counted no tokens."""
+    counts = (report.prompt_tokens, report.completion_tokens, report.cached_prompt_tokens)
+    if endpoint.price is None or (report.n_answered and not any(counts)):
+        return {}
+    return {"cost": endpoint.price.cost(*counts) / UNITS, "currency": endpoint.currency}
 
 
 def project_version() -> str:

@@ -127,6 +127,7 @@ class _Run:
                 responses = await self._until_final(client, batch)
             except StopAsking as stop:
                 self.report.stopped = self.report.stopped or str(stop)
+                self.report.stopped_with = self.report.stopped_with or stop.error
                 return
             for request, response in zip(batch, responses, strict=True):
                 if response.is_answer:
