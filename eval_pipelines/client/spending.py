@@ -35,7 +35,7 @@ from eval_pipelines.errors import ConfigError, SpendingLimitError
 from eval_pipelines.records import Failure, Request
 
 _LOOK_EVERY_S = 0.02
-_N_TRIES, _TRY_EVERY_S = 20, 0.001
+_N_TRIES, _TRY_EVERY_S = 100, 0.001
 _SYNC_EVERY = 64
 _MOST_PROCESSES, _MOST_DEPLOYMENTS = 64, 8  # a state must fit into its slot
 
