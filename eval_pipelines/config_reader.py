@@ -119,7 +119,7 @@ class Reader:
         problem = (
             f"{deployment.name!r} has a daily_cost, and prices.per_million_tokens has no price for {served_name!r}"
         )
-        self.source.report((*loc, "served_name"), problem)
+        self.source.report(loc, problem)
 
     def watched(self) -> tuple[WatchedRoot, ...]:
         found: dict[Path, WatchedRoot] = {}

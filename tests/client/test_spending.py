@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from eval_pipelines.client import gate, probe, shared_state, spent
+from eval_pipelines.client.dialects import openai_chat
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.spending import BudgetIsUsed, Spending
@@ -199,6 +200,19 @@ async def test_cached_prompt_tokens_count_at_their_own_price() -> None:
     held = await one.reserve(question())
     one.settle(held, [{"prompt_tokens": 100, "completion_tokens": 0, "cached_prompt_tokens": 80}], None)
     assert one._own.costs == {"USD": (20 * 10 + 80) * UNITS // 10**6}
+
+
+@pytest.mark.parametrize(
+    ("usage", "told"),
+    [
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": 4}}, 4),
+        ({"prompt_tokens": 9, "prompt_tokens_details": None}, None),
+        ({"prompt_tokens": 9, "prompt_tokens_details": {"cached_tokens": "4"}}, None),
+        ({"prompt_tokens": 9}, None),
+    ],
+)
+def test_what_a_server_had_in_its_cache_is_read_where_it_tells_it(usage, told) -> None:
+    assert openai_chat.tokens({"usage": usage}).get("cached_prompt_tokens") == told
 
 
 async def test_an_answer_whose_tokens_nobody_counted_costs_its_estimate() -> None:

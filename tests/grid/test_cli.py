@@ -273,6 +273,13 @@ def test_stop_says_so_when_no_server_runs(project) -> None:
     assert run(project, "serving", "stop").stdout == "no server runs\n"
 
 
+def test_spent_says_so_without_a_budget_and_before_anything_was_asked(project) -> None:
+    assert "no deployment has a budget: set daily_tokens" in run(project, "spent").stdout
+    project.content["deployments"]["mock"]["daily_tokens"] = 100
+    project.write()
+    assert run(project, "spent").stdout == "mock: nothing spent today\n"
+
+
 def test_ui_on_a_taken_port_is_refused_before_anything_is_started(project) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
