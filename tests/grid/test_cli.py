@@ -78,6 +78,14 @@ def test_check_prints_every_name_it_understood(project) -> None:
         assert name in told
 
 
+def test_check_prints_prices_and_budgets(project) -> None:
+    project.content["prices"] = {"per_million_tokens": {"mo*": {"prompt": 0.4, "cached_prompt": 0.1, "completion": 2}}}
+    project.content["deployments"]["mock"] |= {"daily_tokens": 5000, "daily_cost": 2.5}
+    told = run(project.write(), "config", "check").stdout
+    assert "mock: hosted, at most 16 in flight, 5,000 tokens a day, 2.5 USD a day\n" in told
+    assert "price        mo*: prompt 0.4 (cached 0.1), completion 2 USD per million tokens\n" in told
+
+
 def test_check_accepts_the_committed_example() -> None:
     told = CliRunner().invoke(main, ["--config", str(ROOT / "evals.yaml"), "config", "check"])
     assert (told.exit_code, "watched      " in told.stdout) == (0, True)
