@@ -13,6 +13,7 @@ from pydantic import Field
 from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.config_prices import in_words
 from eval_pipelines.records import Evaluation, Place, Response
 from resources.benchmarks import BenchmarksResource
 from resources.endpoints import EndpointsResource
@@ -206,6 +207,8 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
         "path": dg.MetadataValue.path(str(folder)),
         "preview": dg.MetadataValue.md(_preview(asked, benchmark, warehouse)),
     }
+    if one.cost is not None and one.currency is not None:
+        told["cost"] = in_words(one.cost, one.currency)
     for name in ("latency_p50_s", "latency_p95_s", "latency_p99_s"):
         if (seconds := getattr(one, name)) is not None:
             told[name] = round(seconds, 4)

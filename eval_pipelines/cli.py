@@ -4,7 +4,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from eval_pipelines.cli_serving import serving
-from eval_pipelines.config import Config, load_config
+from eval_pipelines.cli_spending import spent
+from eval_pipelines.config import Config, Deployment, load_config
 from eval_pipelines.config_schema import config_schema
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.home import enter_home
@@ -66,7 +67,14 @@ def config_check(path: Path) -> None:
     click.echo(f"{config.path}: correct")
     click.echo(f"data root    {config.data_root}")
     for name, deployment in config.deployments.items():
-        click.echo(f"deployment   {name}: {deployment.backend}, at most {deployment.max_in_flight} in flight")
+        budget = "".join(f", {one}" for one in _budgets(config, deployment))
+        click.echo(f"deployment   {name}: {deployment.backend}, at most {deployment.max_in_flight} in flight{budget}")
+    for name, price in config.prices.per_million_tokens.items():
+        cached = "" if price.cached_prompt is None else f" (cached {price.cached_prompt:g})"
+        click.echo(
+            f"price        {name}: prompt {price.prompt:g}{cached}, completion {price.completion:g} "
+            f"{config.prices.currency} per million tokens"
+        )
     for key, model in config.models.items():
         click.echo(f"model        {key}: {model.weights or model.served_name or 'hosted'} on {_where(config, key)}")
     for root in config.watched:
@@ -79,6 +87,13 @@ def config_check(path: Path) -> None:
         )
     for name, members in config.suites.items():
         click.echo(f"suite        {name}: {', '.join(members)}")
+
+
+def _budgets(config: Config, deployment: Deployment) -> Iterator[str]:
+    if deployment.daily_tokens is not None:
+        yield f"{deployment.daily_tokens:,} tokens a day"
+    if deployment.daily_cost is not None:
+        yield f"{deployment.daily_cost:g} {config.prices.currency} a day"
 
 
 def _where(config: Config, key: str) -> str:
@@ -145,6 +160,7 @@ def leaderboard(path: Path) -> None:
 
 
 main.add_command(serving)
+main.add_command(spent)
 
 
 @main.command()

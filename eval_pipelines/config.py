@@ -1,6 +1,6 @@
 """The operator's one file, `evals.yaml`, as frozen and checked specs.
 
-    deployments   how to serve a family of models
+    deployments   how to serve a family of models      prices    what their tokens cost
     models        models named by hand            watched   folders whose finished checkpoints become models
     benchmarks    what is asked                   suites    named lists of benchmarks
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from eval_pipelines.config_deployments import Deployment, Machine
+from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_reader import Reader
 from eval_pipelines.config_source import Source
 from eval_pipelines.config_specs import BenchmarkSpec, DataSource, ModelEntry, SpecRecord, WatchedRoot
@@ -31,7 +32,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_SECTIONS = ("data_root", "machine", "deployments", "models", "watched", "benchmarks", "suites")
+_SECTIONS = ("data_root", "machine", "prices", "deployments", "models", "watched", "benchmarks", "suites")
 
 
 class Config(SpecRecord):
@@ -41,6 +42,7 @@ class Config(SpecRecord):
     folder: Path
     data_root: Path
     machine: Machine
+    prices: Prices
     deployments: dict[str, Deployment]
     models: dict[str, ModelEntry]
     watched: tuple[WatchedRoot, ...]

@@ -9,8 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, field_validator, model_validator
 
+from eval_pipelines.config_prices import UNITS, Prices
 from eval_pipelines.config_specs import SpecRecord
 from eval_pipelines.container_spec import Container
+from eval_pipelines.endpoint import DailyBudget
+from eval_pipelines.errors import ConfigError
 
 
 def _literal(value: str) -> str:
@@ -65,6 +68,13 @@ class DeploymentFields(SpecRecord):
         default=False, description="Ask for answers as a stream: the time to the first token is known."
     )
     idle_timeout_s: float = Field(default=60, gt=0, description="Seconds a stream may say nothing.")
+    # how much may be spent is no property of a server: with another budget, the one that runs serves on
+    daily_tokens: int | None = Field(
+        default=None, ge=1, exclude=True, description="Tokens per UTC day, prompts and answers, over all processes."
+    )
+    daily_cost: float | None = Field(
+        default=None, gt=0, exclude=True, description="Money per UTC day, in the currency of `prices`, as they say."
+    )
     replicas: int = Field(default=1, ge=1, le=256, description="Servers to start, each with GPUs of its own.")
     gpus: int | None = Field(
         default=None, ge=0, description="GPUs of one server; default: as its parallelism says. 0: it runs on a CPU."
@@ -90,9 +100,12 @@ class Deployment(DeploymentFields):
     needs_weights: bool = Field(description="Whether a model must name weights for it.")
     reads: tuple[str, ...] = Field(default=(), description="Layouts of weights it can load, sorted; see layouts.py.")
     is_started_here: bool = Field(default=True, description="False where someone else runs the server.")
+    prices: Prices = Field(default=Prices(), exclude=True, description="What tokens cost.")
 
     @classmethod
-    def of(cls, name: str, head: DeploymentFields, spec: BaseModel, backend: ModuleType) -> Self:
+    def of(
+        cls, name: str, head: DeploymentFields, spec: BaseModel, backend: ModuleType, prices: Prices | None = None
+    ) -> Self:
         """What the file says of a deployment, and what its backend says of these options."""
         reads = backend.reads(spec) if hasattr(backend, "reads") else backend.READS
         return cls(
@@ -102,6 +115,7 @@ class Deployment(DeploymentFields):
             reads=tuple(sorted(reads)),
             needs_weights=backend.needs_weights(spec) if hasattr(backend, "needs_weights") else bool(reads),
             is_started_here=not hasattr(backend, "bind"),
+            prices=prices or Prices(),
             **dict(head),
         )
 
@@ -115,6 +129,32 @@ class Deployment(DeploymentFields):
             "is_streamed": self.stream,
             "idle_timeout_s": self.idle_timeout_s,
         }
+
+    def paying(self, served_name: str, url: str = "", key_env: str | None = None) -> dict[str, Any]:
+        """Fields of an Endpoint that say what an answer costs, and how much may be spent.
+
+        Args:
+            url: The first address that someone else runs; empty: the servers of this deployment count together.
+            key_env: Name of the variable that holds the key for it.
+
+        Raises:
+            ConfigError: the deployment has a `daily_cost`, and nobody says what this model costs.
+        """
+        price = self.prices.of(served_name)
+        if self.daily_cost is not None and price is None:
+            raise ConfigError(
+                f"deployment {self.name!r} has a daily_cost, and there is no price for {served_name!r}. Add it in "
+                f"evals.yaml under prices.per_million_tokens, or budget with daily_tokens. Nothing was asked."
+            )
+        with_key = f" with the key in {key_env}" if key_env else ""
+        budget = DailyBudget(
+            account=f"{url}{with_key}" if url else f"servers of {self.name}",
+            deployment=self.name,
+            tokens=self.daily_tokens,
+            cost=None if self.daily_cost is None else round(self.daily_cost * UNITS),
+        )
+        is_limited = (budget.tokens, budget.cost) != (None, None)
+        return {"price": price, "currency": self.prices.currency, "daily_budget": budget if is_limited else None}
 
     @property
     def n_gpus(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 from eval_pipelines import plugins
 from eval_pipelines.config_deployments import Deployment, DeploymentFields, Machine
+from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_source import Loc, Source
 from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, SuiteEntry, WatchedRoot
 from eval_pipelines.errors import ModelKeyError, UnknownNameError
@@ -26,6 +27,7 @@ class Reader:
     def __init__(self, source: Source, folder: Path) -> None:
         self.source, self.folder = source, folder
         self._deployments: dict[str, Deployment] = {}
+        self._prices: Prices | None = None
 
     def data_root(self) -> Path | None:
         value = self.source.data.get("data_root", "data")
@@ -38,6 +40,11 @@ class Reader:
         given = self.source.data.get("machine") or {}
         found = self.source.read(Machine, ("machine",), given)
         return found and found.model_copy(update={"folder": self._absolute(found.folder)})
+
+    def prices(self) -> Prices | None:
+        found = self.source.read(Prices, ("prices",), self.source.data.get("prices") or {})
+        self._prices = found
+        return found
 
     def deployments(self) -> dict[str, Deployment]:
         for name, value in self.source.mapping("deployments").items():
@@ -68,7 +75,7 @@ class Reader:
         if head.container is not None and getattr(spec, "hot_swap", False):
             self.source.report((*loc, "hot_swap"), "does not go with `container`, which sees one checkpoint only")
             return None
-        return Deployment.of(name, head, spec, module)
+        return Deployment.of(name, head, spec, module, self._prices)
 
     def _module(self, loc: Loc, backend: Any) -> ModuleType | None:
         if not isinstance(backend, str) or not backend:
@@ -98,8 +105,21 @@ class Reader:
                 names = " and ".join(repr(one.name) for one in deployments)
                 serve = "serves from files, so it needs" if len(deployments) == 1 else "serve from files, so they need"
                 self.source.report(loc, f"`weights` is missing: {names} {serve} a folder or file")
+            for one in deployments:
+                self._check_price(loc, one, entry.served_name or getattr(one.spec, "served_name", None) or key)
             found[key] = entry.model_copy(update={"weights": self._absolute(entry.weights)})
         return found
+
+    def _check_price(self, loc: Loc, deployment: Deployment, served_name: str) -> None:
+        # prices that are wrong are told already; a server we start may give a model another name: its lease tells
+        if self._prices is None or deployment.daily_cost is None or deployment.is_started_here:
+            return
+        if self._prices.of(served_name) is not None:
+            return
+        problem = (
+            f"{deployment.name!r} has a daily_cost, and prices.per_million_tokens has no price for {served_name!r}"
+        )
+        self.source.report(loc, problem)
 
     def watched(self) -> tuple[WatchedRoot, ...]:
         found: dict[Path, WatchedRoot] = {}

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from eval_pipelines import plugins
 from eval_pipelines.config_deployments import DeploymentFields, Machine
+from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, WatchedRoot
 
 
@@ -35,6 +36,7 @@ def config_schema() -> dict[str, Any]:
     properties = {
         "data_root": {"type": "string", "default": "data", "description": "The folder of the record."},
         "machine": {"anyOf": [schema(Machine), {"type": "null"}]},
+        "prices": {"anyOf": [schema(Prices), {"type": "null"}]},
         "deployments": named({"oneOf": deployments}),
         "models": named(schema(ModelEntry)),
         "watched": {"type": ["array", "null"], "items": schema(WatchedRoot)},

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from eval_pipelines.config_prices import Price
+
 CAPABILITIES = ("chat", "completions", "echo_logprobs", "top_logprobs")
 
 
@@ -54,6 +56,23 @@ class Proxy:
 
 
 @dataclass(frozen=True, slots=True)
+class DailyBudget:
+    """How much may be spent in one UTC day by all who count together.
+
+    Attributes:
+        account: Who counts together: an address with the name of a key's variable, or the servers of a deployment.
+        deployment: Whose `daily_tokens` and `daily_cost` these are.
+        tokens: Prompts and answers together; None: no limit.
+        cost: In 1e-12 of the currency; None: no limit.
+    """
+
+    account: str
+    deployment: str
+    tokens: int | None = None
+    cost: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """What a lease yields. An asset never sees an address it did not lease.
 
@@ -79,6 +98,8 @@ class Endpoint:
         min_in_flight: Never fewer are let on the wire, however the server does; equal to `max_in_flight`: no adapting.
         is_streamed: Answers are asked for as a stream, so that the time to the first token is known.
         idle_timeout_s: Seconds a stream may say nothing.
+        price: What tokens cost, in `currency`; None where nobody says.
+        daily_budget: How much may be spent in a day, counted in `rates_folder`; None: no limit.
         n_per_request: Repeats of a question that one HTTP request may ask (`n`), where that is exact; 1: none.
     """
 
@@ -107,6 +128,9 @@ class Endpoint:
     is_streamed: bool = False
     idle_timeout_s: float = 60.0
     n_per_request: int = 1
+    price: Price | None = None
+    currency: str = "USD"
+    daily_budget: DailyBudget | None = None
 
     @property
     def addresses(self) -> tuple[Replica, ...]:

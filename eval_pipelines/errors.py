@@ -12,6 +12,7 @@ EvalPipelinesError
 ├── UnsupportedError          the endpoint cannot do what the benchmark needs; nothing was asked
 ├── FailureBudgetError        too many requests of one evaluation failed; what was answered is landed
 ├── AskingStoppedError        going on was forbidden or pointless; what was answered is landed
+│   └── SpendingLimitError    a daily budget is used up; the rest can be asked later
 ├── ScoringError              a scorer raised: our bug, never a wrong answer
 └── WarehouseError            stored shape ≠ the shape this code reads, or it could not be written
     ├── SqlModelError         a file of dbt_like_sql/ is wrong (carries file and line)
@@ -84,6 +85,10 @@ class FailureBudgetError(EvalPipelinesError):
 
 class AskingStoppedError(EvalPipelinesError):
     """Asking ended early: a daily budget is used up, or an answer told that going on is pointless."""
+
+
+class SpendingLimitError(AskingStoppedError):
+    """A daily budget of tokens or money leaves no room for the next request."""
 
 
 class ScoringError(EvalPipelinesError):

@@ -6,12 +6,10 @@ holds a digest for each question that is still to be asked, and no answer.
 """
 
 import asyncio
-import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from eval_pipelines.benchmarks.harness import Benchmark
@@ -20,10 +18,10 @@ from eval_pipelines.client.interception import Interceptor
 from eval_pipelines.client.journal import Journal, entries
 from eval_pipelines.client.report import AskReport, Progress
 from eval_pipelines.endpoint import Endpoint
-from eval_pipelines.errors import AskingStoppedError, FailureBudgetError
-from eval_pipelines.keys import digest
+from eval_pipelines.errors import FailureBudgetError
+from eval_pipelines.evaluation_record import Plan, evaluation_id, evaluation_of
 from eval_pipelines.models import Model
-from eval_pipelines.records import Evaluation, Place, Request, Response, utc_now
+from eval_pipelines.records import Evaluation, Place, Request, Response
 
 Known = Callable[[], Mapping[str, datetime]]
 Land = Callable[[Evaluation, Iterable[tuple[Place, Response]]], None]
@@ -49,7 +47,7 @@ class Asked:
         """Raise where too many requests have no answer. What was answered is landed by then.
 
         Raises:
-            AskingStoppedError: asking was stopped before its end; says by what.
+            AskingStoppedError: asking was stopped before its end; says by what. SpendingLimitError is one.
             FailureBudgetError: more than `max_failed_share` of the requests failed.
         """
         asked, report = self.evaluation, self.report
@@ -57,9 +55,9 @@ class Asked:
             return
         landed = f"The {asked.n_answered} answers are landed: materialize again to ask only the rest."
         if report.stopped:
-            raise AskingStoppedError(
-                f"{asked.model_key} on {asked.benchmark}: {report.n_not_asked} of {asked.n_requests} requests were not "
-                f"asked: {report.stopped} {landed}"
+            raise report.stopped_with(
+                f"{asked.model_key} on {asked.benchmark}: {report.stopped} "
+                f"{report.n_not_asked} of {asked.n_requests} requests were not asked. {landed}"
             )
         kinds = ", ".join(f"{kind.value} {n}" for kind, n in report.failures.most_common())
         not_asked = f", {report.n_not_asked} were not asked any more" if report.n_not_asked else ""
@@ -67,27 +65,6 @@ class Asked:
             f"{asked.model_key} on {asked.benchmark}: {report.n_failed} of {asked.n_requests} requests failed ({kinds}){not_asked}; "
             f"max_failed_share allows {max_failed_share:.1%}. First failure: {report.first_failure!r}. {landed}"
         )
-
-
-@dataclass(slots=True)
-class _Plan:
-    """Which requests of a benchmark have an answer, by their digests: the three never overlap.
-
-    Attributes:
-        earlier: landed by earlier runs.
-        recovered: in the journal of a run that did not finish.
-        missing: to be asked; empties while they are.
-    """
-
-    earlier: set[str] = field(default_factory=set)
-    recovered: set[str] = field(default_factory=set)
-    missing: set[str] = field(default_factory=set)
-    n_requests: int = 0
-
-
-def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
-    """Digest of what is asked of whom: one model version, one version of the questions, how many."""
-    return digest([str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit], n_bytes=8)
 
 
 async def ask_benchmark(
@@ -129,7 +106,7 @@ async def ask_benchmark(
         if plan.missing and open_endpoint is not None:
             async with open_endpoint() as endpoint:
                 report = await _ask_missing(benchmark, plan, endpoint, journal, failed, interceptors, on_progress)
-        evaluation = _evaluation(
+        evaluation = evaluation_of(
             benchmark, model, endpoint, report, plan, key=key, limit=limit, run_id=run_id, asked_by=asked_by
         )
         land(evaluation, _outcomes(benchmark, plan.earlier, journal.path, failed))
@@ -141,7 +118,7 @@ async def ask_benchmark(
 
 async def _ask_missing(
     benchmark: Benchmark,
-    plan: _Plan,
+    plan: Plan,
     endpoint: Endpoint,
     journal: Journal,
     failed: dict[str, tuple[Place, Response]],
@@ -169,8 +146,8 @@ async def _ask_missing(
     )
 
 
-def _plan(benchmark: Benchmark, known: Container[str], journal: Path) -> _Plan:
-    plan, left_over = _Plan(), {response.request_digest for _, response in _usable(benchmark, journal)}
+def _plan(benchmark: Benchmark, known: Container[str], journal: Path) -> Plan:
+    plan, left_over = Plan(), {response.request_digest for _, response in _usable(benchmark, journal)}
     for request in benchmark.requests():
         d = request.digest
         (plan.earlier if d in known else plan.recovered if d in left_over else plan.missing).add(d)
@@ -224,66 +201,3 @@ async def _open_in_turn(journal: Journal, on_wait: Callable[[], None]) -> None:
                 on_wait()
                 said = True
             await asyncio.sleep(0.2)
-
-
-def _evaluation(
-    benchmark: Benchmark,
-    model: Model,
-    endpoint: Endpoint | None,
-    report: AskReport,
-    plan: _Plan,
-    *,
-    key: str,
-    limit: int | None,
-    run_id: str,
-    asked_by: str,
-) -> Evaluation:
-    spec, n_requests = benchmark.spec, plan.n_requests
-    n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
-    parameters = {
-        "task": spec.task,
-        "limit": limit,
-        "protocol": spec.protocol,
-        "num_fewshot": spec.num_fewshot,
-        "generation": spec.generation,
-        "system_prompt": spec.system_prompt,
-    }
-    return Evaluation(
-        evaluation_id=key,
-        run_id=run_id,
-        model_key=str(model.key),
-        family=model.key.family,
-        revision=model.key.revision,
-        step=model.key.step,
-        fingerprint=model.fingerprint,
-        benchmark=benchmark.name,
-        ask_version=benchmark.ask_version,
-        parameters=json.dumps(parameters, sort_keys=True),
-        endpoint=endpoint.url if endpoint else "",
-        backend=endpoint.backend if endpoint else "",
-        server_version=endpoint.server_version if endpoint else None,
-        n_samples=sum(1 for _ in benchmark.samples()),
-        n_requests=n_requests,
-        n_answered=n_answered,
-        n_reused=len(plan.earlier),
-        n_failed=report.n_failed,
-        failures=json.dumps({kind.value: n for kind, n in report.failures.items()}, sort_keys=True),
-        is_within_budget=n_answered == n_requests or (n_requests - n_answered) / n_requests <= spec.max_failed_share,
-        prompt_tokens=report.prompt_tokens,
-        completion_tokens=report.completion_tokens,
-        wall_s=report.wall_s,
-        latency_p50_s=report.percentile_s(0.50),
-        latency_p95_s=report.percentile_s(0.95),
-        latency_p99_s=report.percentile_s(0.99),
-        asked_by=asked_by,
-        project_version=project_version(),
-        recorded_at=utc_now(),
-    )
-
-
-def project_version() -> str:
-    """Of the installed project; `source` when it runs uninstalled."""
-    try:
-        return version("eval-pipelines")
-    except PackageNotFoundError:
-        return "source"

@@ -110,6 +110,7 @@ class Response(Record):
     ttft_s: float | None = Field(default=None, ge=0, description="Time to first token. None unless streamed.")
     prompt_tokens: int | None = Field(default=None, ge=0, description="As the server counted; None if it did not say.")
     completion_tokens: int | None = Field(default=None, ge=0, description="As the server counted.")
+    cached_prompt_tokens: int | None = Field(default=None, ge=0, description="Of the prompt's, in the server's cache.")
     asked_at: datetime
 
     @model_validator(mode="after")
@@ -202,6 +203,8 @@ class Evaluation(Record):
     is_within_budget: bool
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: float | None = Field(default=None, ge=0, description="Of what this run was answered; None: no price known.")
+    currency: str | None = Field(default=None, description="ISO 4217 code of the cost's currency.")
     wall_s: float = Field(ge=0)
     latency_p50_s: float | None = None
     latency_p95_s: float | None = None

@@ -3,11 +3,12 @@
 -- Grain    one row per (evaluation_id, run_id)
 -- Rule     ours is what this run put on the wire, null if all was known; server_* is what the servers counted in the same time, whoever asked
 --          them, and null where they tell nothing. Means are over time: between two looks half of it is given to each.
+--          cost is of what this run was answered, null where evals.yaml has no price for the model.
 --          Several replicas: running, waiting and tokens add up, mean shares are averaged, the fullest cache is shown
 -- Columns  *_per_s: tokens per second · wall_s, watched_s, latency_*: seconds · *_share_*: 0..1 ·
 --          prefix_cache_hit_share: of the prompt tokens looked up, 0..1 · n_running, n_waiting: requests ·
---          n_scrapes, n_failed_scrapes: looks at a replica's metrics · recorded_at: UTC
--- Reader   "is the server the bottleneck or are we", "did the new version get slower"
+--          n_scrapes, n_failed_scrapes: looks at a replica's metrics · cost: in currency, an ISO 4217 code · recorded_at: UTC
+-- Reader   "is the server the bottleneck or are we", "did the new version get slower", "what did it cost"
 WITH looks AS (
     SELECT
         *,
@@ -124,7 +125,10 @@ SELECT
     together.prefix_cache_hit_share,
     together.n_finished AS server_n_finished,
     together.n_preempted AS server_n_preempted,
+    evaluation.prompt_tokens,
     evaluation.completion_tokens,
+    evaluation.cost,
+    evaluation.currency,
     together.generation_tokens AS server_generation_tokens,
     busiest.watched_s,
     scrapes.n_replicas,

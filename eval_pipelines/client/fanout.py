@@ -126,7 +126,8 @@ class _Run:
             try:
                 responses = await self._until_final(client, batch)
             except StopAsking as stop:
-                self.report.stopped = self.report.stopped or str(stop)
+                if not self.report.stopped:
+                    self.report.stopped, self.report.stopped_with = str(stop), stop.error
                 return
             for request, response in zip(batch, responses, strict=True):
                 if response.is_answer:

@@ -11,6 +11,8 @@ import httpx
 
 from eval_pipelines.client.failures import Backoff
 from eval_pipelines.client.rate import Limiter, PerMinute, Ticket, estimate_tokens, path_of
+from eval_pipelines.client.spending import spending_of
+from eval_pipelines.client.spent import Reservation
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.records import Failure, Request
 
@@ -20,6 +22,7 @@ class Turn:
     """One attempt that was let through, and what it holds until it is over."""
 
     ticket: Ticket | None = None
+    reservation: Reservation | None = None
 
 
 class Gate:
@@ -31,21 +34,27 @@ class Gate:
         self._limiters: Mapping[str, Limiter] = {
             url: Limiter(limit, path_of(url, endpoint.key_env, endpoint.rates_folder)) for url in urls
         }
+        self._spending = spending_of(endpoint)
         self._held_until: dict[str, float] = {}
 
     async def turn(self, url: str, request: Request, n_answers: int = 1) -> Turn:
-        """Wait until `request` may be sent to `url`; `over` ends what is returned."""
+        """Wait until `request` may be sent to `url`; `over` ends what is returned. Raises StopAsking: never today."""
         host = _host(url)
         while (left_s := self._held_until.get(host, 0.0) - time.monotonic()) > 0:  # noqa: ASYNC110 - it may be prolonged
             await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
+        turn = Turn()
         for address, limiter in self._limiters.items():
             if url.startswith(f"{address}/"):
-                return Turn(await limiter.take(estimate_tokens(request, n_answers)))
-        return Turn()
+                turn.ticket = await limiter.take(estimate_tokens(request, n_answers))
+                break
+        if self._spending is not None:
+            turn.reservation = await self._spending.reserve(request, n_answers)
+        return turn
 
     def over(self, turn: Turn, told: Sequence[Mapping[str, Any]], failed: Failure | None) -> None:
         """An attempt is over: Response fields of its answers, or its failure; neither if it was cancelled."""
-        del failed
+        if self._spending is not None and turn.reservation is not None:
+            self._spending.settle(turn.reservation, told, failed)
         counts = [answer.get(name) for answer in told for name in ("prompt_tokens", "completion_tokens")]
         if turn.ticket is not None and any(count is not None for count in counts):
             turn.ticket.limiter.settle(turn.ticket, sum(count or 0 for count in counts))

@@ -4,11 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from eval_pipelines.errors import AskingStoppedError
 from eval_pipelines.records import Failure, Request
 
 
 class StopAsking(Exception):
-    """Raised inside the client only: nothing more may be asked; what is in flight is awaited. Its text says why."""
+    """Raised inside the client only: nothing more may be asked; what is in flight is awaited. Its text says why.
+
+    Attributes:
+        error: What the evaluation fails with, once everything answered is landed.
+    """
+
+    error: type[AskingStoppedError] = AskingStoppedError
 
 
 @dataclass(slots=True)

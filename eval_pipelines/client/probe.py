@@ -11,6 +11,7 @@ import httpx
 from eval_pipelines.client import failures, gate
 from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.exchange import post
+from eval_pipelines.client.interception import StopAsking
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import UnsupportedError
 from eval_pipelines.records import Failure, FailureKind, Request
@@ -53,7 +54,12 @@ async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: s
     except UnsupportedError as error:  # it cannot even be said: nothing is sent
         return failures.failure(FailureKind.UNSUPPORTED, str(error))
     url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
-    turn = await gate.turn(client, url, request)  # waits as long as the server asked for in its last reply
+    try:
+        turn = await gate.turn(client, url, request)  # waits as long as the server asked for in its last reply
+    except StopAsking as stop:
+        raise (stop.error or UnsupportedError)(
+            f"{stop} Nothing was asked, not even a first request; materializing again asks then."
+        ) from None
     told: dict[str, Any] = {}
     failed: Failure | None = None
     try:

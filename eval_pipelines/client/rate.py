@@ -6,17 +6,14 @@ Moments are of the monotonic clock, which processes share until the machine rest
 """
 
 import asyncio
-import fcntl
-import json
-import os
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
+from eval_pipelines.client import shared_state
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.keys import digest
 from eval_pipelines.records import Request
@@ -30,7 +27,7 @@ _MAKE_UP_S = 0.25
 _LOOK_EVERY_S = 0.1
 _BYTES_PER_TOKEN = 3  # English has four or more; a guess that is too low would break the limit
 _MEMORY_OF_MEAN = 0.8
-_SLOT_BYTES = 4096  # a state takes less than half of it
+_SLOT_BYTES = shared_state.SLOT_BYTES  # a state takes less than half of it
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 
 
@@ -168,23 +165,18 @@ class Limiter:
             yield self._own
             return
         try:
-            file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with shared_state.locked(self.path) as file:
+                if file is None:
+                    yield None
+                    return
+                number, state = _read(file, self.path)
+                before = repr(state)
+                self._settle_in(state)
+                yield state
+                if repr(state) != before:
+                    _write(file, number + 1, state)
         except OSError as error:
             raise _cannot_keep(self.path, error) from None
-        try:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield None
-                return
-            number, state = _read(file, self.path)
-            before = repr(state)
-            self._settle_in(state)
-            yield state
-            if repr(state) != before:
-                _write(file, self.path, number + 1, state)
-        finally:
-            os.close(file)
 
     def _settle_in(self, state: State) -> None:
         for entry in self._unsettled:
@@ -194,33 +186,19 @@ class Limiter:
 
 def _read(file: int, path: Path) -> tuple[int, State]:
     """The newest state that was written whole, and its number."""
-    text = os.pread(file, 2 * _SLOT_BYTES, 0)
-    found = [_state_in(text[at : at + _SLOT_BYTES]) for at in range(0, len(text), _SLOT_BYTES)]
-    whole = [one for one in found if one is not None]
-    if text and not whole:
-        raise _cannot_keep(path, ValueError("it holds something else"))
-    return max(whole, key=lambda one: one[0], default=(0, State()))
-
-
-def _state_in(slot: bytes) -> tuple[int, State] | None:
-    checksum, _, text = slot.rstrip(b"\0").partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(text):
-        return None
-    told = json.loads(text)
-    buckets = {bucket: (n, tokens) for bucket, n, tokens in told["buckets"]}
-    return told["number"], State(told["last"], told["mean_tokens"], buckets)
-
-
-def _write(file: int, path: Path, number: int, state: State) -> None:
-    """Write into the slot that is not the newest: a process killed meanwhile leaves the newest as it was."""
-    buckets = [[bucket, *entry] for bucket, entry in state.buckets.items()]
-    told = {"number": number, "last": state.last, "mean_tokens": state.mean_tokens, "buckets": buckets}
-    text = json.dumps(told, separators=(",", ":")).encode()
-    slot = b"%08x %s" % (zlib.crc32(text), text)
     try:
-        os.pwrite(file, slot.ljust(_SLOT_BYTES, b"\0"), number % 2 * _SLOT_BYTES)
-    except OSError as error:
+        number, told = shared_state.read(file)
+    except ValueError as error:
         raise _cannot_keep(path, error) from None
+    if told is None:
+        return number, State()
+    buckets = {bucket: (n, tokens) for bucket, n, tokens in told["buckets"]}
+    return number, State(told["last"], told["mean_tokens"], buckets)
+
+
+def _write(file: int, number: int, state: State) -> None:
+    buckets = [[bucket, *entry] for bucket, entry in state.buckets.items()]
+    shared_state.write(file, number, {"last": state.last, "mean_tokens": state.mean_tokens, "buckets": buckets})
 
 
 def _cannot_keep(path: Path, error: Exception) -> ConfigError:

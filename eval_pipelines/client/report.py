@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from eval_pipelines.errors import AskingStoppedError
 from eval_pipelines.records import FailureKind, Response
 
 
@@ -15,6 +16,7 @@ class AskReport:
 
     Attributes:
         stopped: Why asking ended before everything was asked, in words for the reader; empty: it did not.
+        stopped_with: What the evaluation fails with because of that.
         n_truncated: Answers that the server cut at their length limit.
         told: What interceptors have to say at the end, by their name; plain JSON values.
     """
@@ -28,11 +30,13 @@ class AskReport:
     failures: Counter[FailureKind] = field(default_factory=Counter)
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_prompt_tokens: int = 0
     wall_s: float = 0.0
     # eight bytes each: a million answers must not fill the memory
     latencies_s: "array[float]" = field(default_factory=lambda: array("d"))
     first_failure: str = ""
     stopped: str = ""
+    stopped_with: type[AskingStoppedError] = AskingStoppedError
     told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -58,6 +62,7 @@ class AskReport:
         self.latencies_s.append(response.latency_s)
         self.prompt_tokens += response.prompt_tokens or 0
         self.completion_tokens += response.completion_tokens or 0
+        self.cached_prompt_tokens += response.cached_prompt_tokens or 0
 
 
 Progress = Callable[[AskReport], None]

@@ -30,6 +30,7 @@ def bound_endpoint(
         served_name=binding.served_name,
         backend=deployment.backend,
         **deployment.asking,
+        **deployment.paying(binding.served_name, binding.urls[0], binding.key_env),
         headers=headers,
         protocol=binding.protocol,
         path_suffix=binding.path_suffix,

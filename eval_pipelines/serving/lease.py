@@ -172,11 +172,14 @@ def _endpoint(
 ) -> Endpoint:
     servers = [order.servers[index] for index in alive]
     headers = {"authorization": f"Bearer {order.api_key}"} if order.api_key else {}
+    served_name = command.served_name or str(model.key)
     return Endpoint(
         url=servers[0].url,
-        served_name=command.served_name or str(model.key),
+        served_name=served_name,
         backend=deployment.backend,
         **deployment.asking,
+        **deployment.paying(served_name),
+        rates_folder=room.folder.parent,
         headers=headers,
         protocol=command.protocol,
         path_suffix=command.path_suffix,

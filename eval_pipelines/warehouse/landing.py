@@ -202,6 +202,7 @@ _RESPONSE_COLUMNS = [
     "ttft_s",
     "prompt_tokens",
     "completion_tokens",
+    "cached_prompt_tokens",
     "asked_at",
 ]
 

@@ -81,6 +81,8 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "is_within_budget": "bool",
         "prompt_tokens": "int",
         "completion_tokens": "int",
+        "cost": "real?",
+        "currency": "text?",
         "wall_s": "real",
         "latency_p50_s": "real?",
         "latency_p95_s": "real?",
@@ -133,6 +135,7 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "ttft_s": "real?",
         "prompt_tokens": "int?",
         "completion_tokens": "int?",
+        "cached_prompt_tokens": "int?",
         "asked_at": "time",
     },
     "samples": {

@@ -277,6 +277,7 @@ def test_the_schema_knows_the_options_of_every_backend() -> None:
     assert set(schema["properties"]) == {
         "data_root",
         "machine",
+        "prices",
         "deployments",
         "models",
         "watched",

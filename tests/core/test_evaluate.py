@@ -14,9 +14,11 @@ from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.failures import Backoff
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.config import BenchmarkSpec
-from eval_pipelines.endpoint import Endpoint
-from eval_pipelines.errors import FailureBudgetError, WarehouseError
-from eval_pipelines.evaluate import Asked, ask_benchmark, evaluation_id
+from eval_pipelines.config_prices import Price
+from eval_pipelines.endpoint import DailyBudget, Endpoint
+from eval_pipelines.errors import FailureBudgetError, SpendingLimitError, WarehouseError
+from eval_pipelines.evaluate import Asked, ask_benchmark
+from eval_pipelines.evaluation_record import evaluation_id
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
 from eval_pipelines.records import Evaluation, Place, Request, Response, Sample, utc_now
@@ -92,12 +94,15 @@ class Cell:
         }
 
     @asynccontextmanager
-    async def open(self, offers: frozenset[str]) -> AsyncIterator[Endpoint]:
+    async def open(self, offers: frozenset[str], paying: dict[str, Any]) -> AsyncIterator[Endpoint]:
         self.n_opened += 1
-        yield Endpoint(self.faulty.url, "mock", "hosted", max_in_flight=8, request_timeout_s=10, offers=offers)
+        yield Endpoint(
+            self.faulty.url, "mock", "hosted", max_in_flight=8, request_timeout_s=10, offers=offers, **paying
+        )
 
     async def ask(self, questions: Questions, run_id: str = "r1", **options: Any) -> Asked:
         offers = options.pop("offers", questions.needs)
+        paying = options.pop("paying", {})
         benchmark: Benchmark = questions  # type: ignore[assignment]
         fields: dict[str, Any] = {
             "known": lambda: self.known(questions.needs),
@@ -108,7 +113,7 @@ class Cell:
         return await ask_benchmark(
             benchmark,
             MODEL,
-            lambda: self.open(offers),
+            lambda: self.open(offers, paying),
             run_id=run_id,
             asked_by="a test",
             journals=self.folder,
@@ -138,6 +143,32 @@ async def test_everything_is_asked_landed_and_counted(cell) -> None:
     one = asked.evaluation
     assert (one.n_samples, one.n_requests, one.n_answered, one.n_reused, one.n_failed) == (40, 40, 40, 0, 0)
     assert (one.is_within_budget, one.step, one.failures, cell.n_rows) == (True, 7, "{}", 40)
+
+
+async def test_a_used_up_budget_fails_the_evaluation_however_few_were_not_asked(cell) -> None:
+    limit = DailyBudget("here", "mock", tokens=39 * 10 + 8)  # each question may take 8 and takes 10
+    asked = await cell.ask(Questions(), paying={"daily_budget": limit})
+    assert (asked.evaluation.n_answered, asked.evaluation.is_within_budget) == (39, True)
+    with pytest.raises(SpendingLimitError, match=r"is used up.* 1 of 40 requests were not asked\. The 39 answers"):
+        asked.raise_if_over_budget(0.5)
+    assert (await cell.ask(Questions(), "r2")).report.n_attempts == 1
+
+
+async def test_an_evaluation_costs_what_this_run_was_answered(cell) -> None:
+    paying = {"price": Price(prompt=1, completion=2), "currency": "EUR"}
+    first = (await cell.ask(Questions(n=30), paying=paying)).evaluation
+    second = (await cell.ask(Questions(n=40), "r2", paying=paying)).evaluation
+    nothing = (await cell.ask(Questions(n=40), "r3", paying=paying)).evaluation
+    assert [(one.cost, one.currency) for one in (first, second, nothing)] == [
+        (0.00045, "EUR"),  # 15 millionths each: exact, not a sum of floats
+        (0.00015, "EUR"),
+        (None, None),
+    ]
+
+
+async def test_what_nobody_has_a_price_for_has_no_cost(cell) -> None:
+    one = (await cell.ask(Questions())).evaluation
+    assert (one.prompt_tokens, one.cost, one.currency) == (200, None, None)
 
 
 async def test_the_journal_is_removed_once_its_answers_are_landed(cell, tmp_path) -> None:

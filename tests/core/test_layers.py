@@ -19,20 +19,24 @@ PACKAGES = ("eval_pipelines", "resources", "assets", "sensors", "dbt_like_sql")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # files of the core's folder that bind it to Dagster or to a terminal
-SWITCHBOARD = {"definitions", "cli", "cli_serving", "cells", "demo", "home"}
+SWITCHBOARD = {"definitions", "cli", "cli_serving", "cli_spending", "cells", "demo", "home"}
 # programs that run in environments of their own: their own environment variables, and no room but the embedded one
 OWN_PROCESS = ("eval_pipelines/embedded/", "eval_pipelines/serving/servers/")
 READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/guard.py"}
 SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models", "layouts", "container_spec"}
 ARROWS = {
     "benchmarks": {"scoring"},
-    "evaluate": {"benchmarks", "client", "scoring"},
+    "evaluate": {"benchmarks", "client", "evaluation_record", "scoring"},
+    "evaluation_record": {"benchmarks", "client", "config_prices"},
+    "client": {"config_prices"},
     "serving": {"client"},
     "leaderboard": {"scoring", "warehouse"},
-    "config": {"config_source", "config_specs", "config_deployments", "config_reader"},
-    "config_reader": {"config_source", "config_specs", "config_deployments"},
-    "config_deployments": {"config_specs"},
-    "config_schema": {"config_specs", "config_deployments"},
+    "config": {"config_source", "config_specs", "config_deployments", "config_prices", "config_reader"},
+    "config_reader": {"config_source", "config_specs", "config_deployments", "config_prices"},
+    "config_deployments": {"config_specs", "config_prices"},
+    "config_prices": {"config_source", "config_specs"},
+    "config_schema": {"config_specs", "config_deployments", "config_prices"},
+    "endpoint": {"config_prices"},
     "container_spec": {"serving"},
     "models": {"checkpoints", "checkpoint_files"},
     "checkpoints": {"checkpoint_files", "fingerprints"},

@@ -78,6 +78,14 @@ def test_check_prints_every_name_it_understood(project) -> None:
         assert name in told
 
 
+def test_check_prints_prices_and_budgets(project) -> None:
+    project.content["prices"] = {"per_million_tokens": {"mo*": {"prompt": 0.4, "cached_prompt": 0.1, "completion": 2}}}
+    project.content["deployments"]["mock"] |= {"daily_tokens": 5000, "daily_cost": 2.5}
+    told = run(project.write(), "config", "check").stdout
+    assert "mock: hosted, at most 16 in flight, 5,000 tokens a day, 2.5 USD a day\n" in told
+    assert "price        mo*: prompt 0.4 (cached 0.1), completion 2 USD per million tokens\n" in told
+
+
 def test_check_accepts_the_committed_example() -> None:
     told = CliRunner().invoke(main, ["--config", str(ROOT / "evals.yaml"), "config", "check"])
     assert (told.exit_code, "watched      " in told.stdout) == (0, True)
@@ -271,6 +279,13 @@ def test_ps_says_so_when_no_server_runs(project) -> None:
 
 def test_stop_says_so_when_no_server_runs(project) -> None:
     assert run(project, "serving", "stop").stdout == "no server runs\n"
+
+
+def test_spent_says_so_without_a_budget_and_before_anything_was_asked(project) -> None:
+    assert "no deployment has a budget: set daily_tokens" in run(project, "spent").stdout
+    project.content["deployments"]["mock"]["daily_tokens"] = 100
+    project.write()
+    assert run(project, "spent").stdout == "mock: nothing spent today\n"
 
 
 def test_ui_on_a_taken_port_is_refused_before_anything_is_started(project) -> None:

@@ -19,6 +19,7 @@ from eval_pipelines.errors import (
     ConfigError,
     NotReadyError,
     ServingError,
+    SpendingLimitError,
     StartError,
     UnsupportedError,
     WrongModelError,
@@ -191,6 +192,17 @@ async def test_the_servers_key_is_in_no_argument_list(tmp_path) -> None:
         assert key not in repr(endpoint)
         notes = room_of(tmp_path, how).folder / "order.json"
         assert notes.stat().st_mode & 0o077 == 0
+
+
+async def test_a_used_up_budget_is_no_broken_server_and_another_budget_needs_no_other_one(tmp_path) -> None:
+    """A first request takes 6 tokens; all servers of a deployment count together."""
+    async with borrow(tmp_path, deployment("daily_tokens: 8", keep_warm_s=30)) as first:
+        with pytest.raises(SpendingLimitError, match="8 tokens a day for servers of one, 6 tokens are spent"):
+            async with borrow(tmp_path, deployment("daily_tokens: 8", keep_warm_s=30)):
+                pass
+        async with borrow(tmp_path, deployment("daily_tokens: 100", keep_warm_s=30)) as second:
+            assert (second.url, second.daily_budget.tokens) == (first.url, 100)
+    os.kill(room_of(tmp_path, deployment(keep_warm_s=30)).running().keeper_pid, signal.SIGTERM)
 
 
 # hosted

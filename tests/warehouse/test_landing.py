@@ -219,6 +219,20 @@ def test_a_file_from_before_a_nullable_column_existed_reads_as_null(tmp_path: Pa
     assert query(tmp_path, "SELECT count(*) AS n, count(ttft_s) AS known FROM responses") == [{"n": 8, "known": 0}]
 
 
+def test_an_evaluation_from_before_its_cost_was_recorded_reads_as_unknown(tmp_path: Path) -> None:
+    land(tmp_path, evaluation())
+    path = next((tmp_path / "landing" / "evaluations").rglob("*.parquet"))
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["cost", "currency"]), path)
+    land(tmp_path, evaluation("tiny@step-200", cost=0.25, currency="EUR"))
+
+    old = Landing(tmp_path).latest_evaluation("tiny@step-100", "gsm8k")
+    assert old is not None
+    assert (old.cost, old.currency) == (None, None)
+    publish(tmp_path)
+    told = query(tmp_path, "SELECT model_key, cost, currency FROM serving_performance ORDER BY model_key")
+    assert [tuple(row.values()) for row in told] == [("tiny@step-100", None, None), ("tiny@step-200", 0.25, "EUR")]
+
+
 @pytest.mark.parametrize(
     ("kind", "record", "elsewhere"),
     [

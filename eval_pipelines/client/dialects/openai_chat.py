@@ -62,7 +62,10 @@ def tokens(reply: dict[str, Any]) -> dict[str, int | None]:
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return {name: count if isinstance(count, int) and count >= 0 else None for name, count in counts.items()}
+    told = {name: count if isinstance(count, int) and count >= 0 else None for name, count in counts.items()}
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    return {**told, "cached_prompt_tokens": cached} if isinstance(cached, int) and cached >= 0 else told
 
 
 async def served_names(client: httpx.AsyncClient, url: str, _served_name: str) -> list[str] | None:

@@ -1,0 +1,108 @@
+"""What is recorded of one try at an evaluation."""
+
+import json
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from eval_pipelines.benchmarks.harness import Benchmark
+from eval_pipelines.client.report import AskReport
+from eval_pipelines.config_prices import UNITS
+from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.keys import digest
+from eval_pipelines.models import Model
+from eval_pipelines.records import Evaluation, utc_now
+
+
+@dataclass(slots=True)
+class Plan:
+    """Which requests of a benchmark have an answer, by their digests: the three never overlap.
+
+    Attributes:
+        earlier: landed by earlier runs.
+        recovered: in the journal of a run that did not finish.
+        missing: to be asked; empties while they are.
+    """
+
+    earlier: set[str] = field(default_factory=set)
+    recovered: set[str] = field(default_factory=set)
+    missing: set[str] = field(default_factory=set)
+    n_requests: int = 0
+
+
+def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
+    """Digest of what is asked of whom: one model version, one version of the questions, how many."""
+    return digest([str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit], n_bytes=8)
+
+
+def evaluation_of(
+    benchmark: Benchmark,
+    model: Model,
+    endpoint: Endpoint | None,
+    report: AskReport,
+    plan: Plan,
+    *,
+    key: str,
+    limit: int | None,
+    run_id: str,
+    asked_by: str,
+) -> Evaluation:
+    """The record of one try, from what was planned and what asking came to. `endpoint` is None if nobody was asked."""
+    spec, n_requests = benchmark.spec, plan.n_requests
+    n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
+    parameters = {
+        "task": spec.task,
+        "limit": limit,
+        "protocol": spec.protocol,
+        "num_fewshot": spec.num_fewshot,
+        "generation": spec.generation,
+        "system_prompt": spec.system_prompt,
+    }
+    return Evaluation(
+        evaluation_id=key,
+        run_id=run_id,
+        model_key=str(model.key),
+        family=model.key.family,
+        revision=model.key.revision,
+        step=model.key.step,
+        fingerprint=model.fingerprint,
+        benchmark=benchmark.name,
+        ask_version=benchmark.ask_version,
+        parameters=json.dumps(parameters, sort_keys=True),
+        endpoint=endpoint.url if endpoint else "",
+        backend=endpoint.backend if endpoint else "",
+        server_version=endpoint.server_version if endpoint else None,
+        n_samples=sum(1 for _ in benchmark.samples()),
+        n_requests=n_requests,
+        n_answered=n_answered,
+        n_reused=len(plan.earlier),
+        n_failed=report.n_failed,
+        failures=json.dumps({kind.value: n for kind, n in report.failures.items()}, sort_keys=True),
+        is_within_budget=n_answered == n_requests or (n_requests - n_answered) / n_requests <= spec.max_failed_share,
+        prompt_tokens=report.prompt_tokens,
+        completion_tokens=report.completion_tokens,
+        **_cost(endpoint, report),
+        wall_s=report.wall_s,
+        latency_p50_s=report.percentile_s(0.50),
+        latency_p95_s=report.percentile_s(0.95),
+        latency_p99_s=report.percentile_s(0.99),
+        asked_by=asked_by,
+        project_version=project_version(),
+        recorded_at=utc_now(),
+    )
+
+
+def _cost(endpoint: Endpoint | None, report: AskReport) -> dict[str, Any]:
+    """What this run's answers cost. Nothing where nobody knows a price, or the server counted no tokens."""
+    counts = (report.prompt_tokens, report.completion_tokens, report.cached_prompt_tokens)
+    if endpoint is None or endpoint.price is None or (report.n_answered and not any(counts)):
+        return {}
+    return {"cost": endpoint.price.cost(*counts) / UNITS, "currency": endpoint.currency}
+
+
+def project_version() -> str:
+    """Of the installed project; `source` when it runs uninstalled."""
+    try:
+        return version("eval-pipelines")
+    except PackageNotFoundError:
+        return "source"
