@@ -52,6 +52,7 @@ class Asked:
         raise FailureBudgetError(
             f"{asked.model_key} on {asked.benchmark}: {report.n_failed} of {asked.n_requests} requests failed ({kinds}){not_asked}; "
             f"max_failed_share allows {max_failed_share:.1%}. First failure: {report.first_failure!r}. "
+            f"{f'Asking was stopped: {report.stopped} ' if report.stopped else ''}"
             f"The {asked.n_answered} answers are landed: materialize again to ask only the rest."
         )
 
@@ -196,6 +197,8 @@ def _evaluation(
         latency_p50_s=report.percentile_s(0.50),
         latency_p95_s=report.percentile_s(0.95),
         latency_p99_s=report.percentile_s(0.99),
+        **report.streamed,
+        n_truncated=report.n_truncated,
         asked_by=asked_by,
         project_version=project_version(),
         recorded_at=utc_now(),

@@ -182,6 +182,7 @@ _RESPONSE_COLUMNS = [
     "n_attempts",
     "latency_s",
     "ttft_s",
+    "inter_token_s",
     "prompt_tokens",
     "completion_tokens",
     "asked_at",
