@@ -78,6 +78,7 @@ _NO_ENTRY = re.compile(
 _CERTIFICATE = re.compile(r"certificate|unknown ?issuer|self.signed", re.IGNORECASE)
 _NO_SUCH_HOST = re.compile(r"name or service not known|no address associated|nodename nor servname", re.IGNORECASE)
 _NO_TLS = re.compile(r"InvalidContentType|wrong version number", re.IGNORECASE)
+_CUT = re.compile(r"unexpected eof|end of file", re.IGNORECASE)  # somebody hung up in the middle of a reply
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</", re.IGNORECASE | re.DOTALL)
 _HTML = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", re.IGNORECASE | re.DOTALL)
 _BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
@@ -135,7 +136,7 @@ def from_exception(error: Exception) -> Failure:
     text = f"{type(error).__name__}: {error}{why}"
     if isinstance(error, httpx.TimeoutException):
         return failure(FailureKind.TIMEOUT, text)
-    if isinstance(error, httpx.DecodingError):
+    if isinstance(error, httpx.DecodingError) or _CUT.search(why):
         return failure(FailureKind.MALFORMED, text)
     if isinstance(error, httpx.ConnectError) and _CERTIFICATE.search(why):
         hint = "Its certificate does not hold: have it renewed, or set base_url to the name that it was issued for."

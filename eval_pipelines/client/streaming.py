@@ -9,7 +9,7 @@ Source  HTML Living Standard, "Server-sent events", section 9.2.6
 import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, MutableMapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +24,7 @@ from eval_pipelines.records import Failure, FailureKind, Request
 _END = b"[DONE]"
 _AFTER_END_S = 1.0  # to see the connection through, so that it can be used again
 _MOST_LINES = 100
+_LATE_SHARE = 0.1  # how much later than told a silence may be cut: moving a timer at each token costs more than reading it
 
 Read = Callable[[httpx.Response], dict[str, Any]]
 
@@ -107,14 +108,24 @@ async def answer(
 async def _read(reply: httpx.Response, events: "_Events", idle_timeout_s: float) -> tuple[float | None, float | None]:
     """When the first token came and when the last."""
     first = last = None
-    now, whole = asyncio.get_running_loop().time, events.whole
+    clock, whole = asyncio.get_running_loop().time, events.whole
+    # a hundred parts a second: what each of them passes counts
+    parts = reply.aiter_bytes() if "content-encoding" in reply.headers else reply.stream
+    assert isinstance(parts, AsyncIterable)
+    moves_every_s = idle_timeout_s * _LATE_SHARE
+    move_at = clock()
     try:
         async with asyncio.timeout(idle_timeout_s) as patience:
-            async for part in reply.aiter_bytes():
+            async for part in parts:
                 if events.read(part):
                     last = time.perf_counter()
                     first = first or last
-                patience.reschedule(now() + (_AFTER_END_S if whole.is_done else idle_timeout_s))
+                now = clock()
+                if whole.is_done:
+                    patience.reschedule(now + _AFTER_END_S)
+                elif now >= move_at:
+                    move_at = now + moves_every_s
+                    patience.reschedule(move_at + idle_timeout_s)
     except TimeoutError:
         if not whole.is_complete:
             message = (
@@ -163,27 +174,27 @@ class _Events:
         return failures.NoAnswer(failures.failure(failed.kind, message, status=failed.http_status))
 
     def _line(self, line: bytes) -> bool:
-        name, _, value = line.strip().partition(b":")
-        value = value.strip()
-        if name == b"data":
-            return self._add(value)
-        if name == b"event":
-            self._name = value
-        elif name == b"error":  # as older llama-servers have it
-            raise self.broken(failures.from_error_object(_json(value) or value.decode(errors="replace")))
-        elif not line.strip():
+        if line.startswith(b"data:"):
+            return self._add(line[5:].strip())
+        line = line.strip()
+        name, _, value = line.partition(b":")
+        if not line:
             self._name = b""
             if self._data:
                 raise self._no_chunk()
+        elif name == b"event":
+            self._name = value.strip()
+        elif name == b"error":  # as older llama-servers have it
+            raise self.broken(failures.from_error_object(_json(value) or value.decode(errors="replace")))
         return False
 
     def _add(self, value: bytes) -> bool:
         if value == _END:
             self.whole.is_done = True
             return False
-        self._data.append(value)
-        chunk = _json(b"\n".join(self._data))
+        chunk = _json(b"\n".join([*self._data, value]) if self._data else value)
         if chunk is None:  # an event may be spread over several lines
+            self._data.append(value)
             if len(self._data) > _MOST_LINES:
                 raise self._no_chunk()
             return False
@@ -205,6 +216,6 @@ class _Events:
 def _json(text: bytes) -> Any:
     """The value; None where it is none."""
     try:
-        return json.loads(text)
+        return json.loads(text.decode())
     except (ValueError, RecursionError):
         return None
