@@ -79,7 +79,7 @@ _CERTIFICATE = re.compile(r"certificate|unknown ?issuer|self.signed", re.IGNOREC
 _NO_SUCH_HOST = re.compile(r"name or service not known|no address associated|nodename nor servname", re.IGNORECASE)
 _NO_TLS = re.compile(r"InvalidContentType|wrong version number", re.IGNORECASE)
 _CUT = re.compile(r"unexpected eof|end of file", re.IGNORECASE)  # somebody hung up in the middle of a reply
-_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</", re.IGNORECASE | re.DOTALL)
+_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 _HTML = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", re.IGNORECASE | re.DOTALL)
 _BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
 _SECRET = re.compile(r"(?i)(bearer\s+|sk-|hf_|nvapi-|api[_-]?key[\"'=:\s]+)[A-Za-z0-9._~+/=-]{6,}")

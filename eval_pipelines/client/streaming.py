@@ -24,7 +24,9 @@ from eval_pipelines.records import Failure, FailureKind, Request
 _END = b"[DONE]"
 _AFTER_END_S = 1.0  # to see the connection through, so that it can be used again
 _MOST_LINES = 100
-_LATE_SHARE = 0.1  # how much later than told a silence may be cut: moving a timer at each token costs more than reading it
+_LATE_SHARE = (
+    0.1  # how much later than told a silence may be cut: moving a timer at each token costs more than reading it
+)
 
 Read = Callable[[httpx.Response], dict[str, Any]]
 

@@ -85,7 +85,9 @@ async def test_nobody_who_did_not_ask_for_it_gets_a_stream(tmp_path) -> None:
 
 
 async def test_the_first_token_and_the_time_between_tokens_are_those_of_the_stream(tmp_path) -> None:
-    parts = stream(says("", role="assistant"), 0.2, says("a"), 0.1, says("b"), 0.1, says("c"), says("", "stop"), 0.2, DONE)
+    parts = stream(
+        says("", role="assistant"), 0.2, says("a"), 0.1, says("b"), 0.1, says("c"), says("", "stop"), 0.2, DONE
+    )
     response = await outcome(tmp_path, parts)
     assert response.ttft_s is not None
     assert response.inter_token_s is not None
@@ -164,7 +166,7 @@ def test_several_answers_come_apart_by_their_index() -> None:
 
 
 def test_one_of_several_answers_without_its_end_is_a_stream_that_ended_too_early() -> None:
-    with pytest.raises(NoAnswer, match="ended too early.*after 2 tokens"):
+    with pytest.raises(NoAnswer, match=r"ended too early.*after 2 tokens"):
         streaming.put_together(b"".join([says("a", "stop"), says("b", index=1)]))
 
 
@@ -225,7 +227,9 @@ async def test_a_chunk_cut_in_the_middle_is_no_short_answer(tmp_path) -> None:
     assert told(await outcome(tmp_path, stream(*HELLO[:3], HELLO[3][:30])))[0] == "malformed"
 
 
-@pytest.mark.parametrize("chunk", [b"data: {no json\n\n", b"data: [1]\n\n", b'data: {"choices": [3]}\n\n', says(None, content=[1])])
+@pytest.mark.parametrize(
+    "chunk", [b"data: {no json\n\n", b"data: [1]\n\n", b'data: {"choices": [3]}\n\n', says(None, content=[1])]
+)
 async def test_a_chunk_that_is_none_is_malformed(tmp_path, chunk) -> None:
     assert told(await outcome(tmp_path, stream(HELLO[1], chunk, *HELLO[2:], DONE)))[0] == "malformed"
 
