@@ -209,7 +209,9 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
     }
     if one.cost is not None and one.currency is not None:
         told["cost"] = in_words(one.cost, one.currency)
-    for name in ("latency_p50_s", "latency_p95_s", "latency_p99_s"):
+    if report.n_truncated:
+        told["n_truncated"] = report.n_truncated
+    for name in (*("latency_p50_s", "latency_p95_s", "latency_p99_s"), *report.streamed):
         if (seconds := getattr(one, name)) is not None:
             told[name] = round(seconds, 4)
     return {key: value if isinstance(value, dg.MetadataValue) else _plain(value) for key, value in told.items()}

@@ -86,6 +86,8 @@ def evaluation_of(
         latency_p50_s=report.percentile_s(0.50),
         latency_p95_s=report.percentile_s(0.95),
         latency_p99_s=report.percentile_s(0.99),
+        **report.streamed,
+        n_truncated=report.n_truncated,
         asked_by=asked_by,
         project_version=project_version(),
         recorded_at=utc_now(),

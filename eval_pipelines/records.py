@@ -32,6 +32,7 @@ class FailureKind(StrEnum):
     CONNECTION = "connection"
     OVERLOADED = "overloaded"
     REJECTED = "rejected"
+    DENIED = "denied"
     MALFORMED = "malformed"
     EMPTY = "empty"
     CONTEXT_LENGTH = "context_length"
@@ -108,6 +109,9 @@ class Response(Record):
     n_attempts: int = Field(ge=1)
     latency_s: float = Field(ge=0, description="Wall clock of the last attempt: first byte sent to last byte read.")
     ttft_s: float | None = Field(default=None, ge=0, description="Time to first token. None unless streamed.")
+    inter_token_s: float | None = Field(
+        default=None, ge=0, description="Mean time between parts with text, a token each as a rule, after the first."
+    )
     prompt_tokens: int | None = Field(default=None, ge=0, description="As the server counted; None if it did not say.")
     completion_tokens: int | None = Field(default=None, ge=0, description="As the server counted.")
     cached_prompt_tokens: int | None = Field(default=None, ge=0, description="Of the prompt's, in the server's cache.")
@@ -209,6 +213,11 @@ class Evaluation(Record):
     latency_p50_s: float | None = None
     latency_p95_s: float | None = None
     latency_p99_s: float | None = None
+    ttft_p50_s: float | None = Field(default=None, description="Time to first token. None unless streamed.")
+    ttft_p95_s: float | None = None
+    inter_token_p50_s: float | None = Field(default=None, description="Of the answers' means. None unless streamed.")
+    inter_token_p95_s: float | None = None
+    n_truncated: int | None = Field(default=None, description="Answers that the server cut at their length limit.")
     asked_by: str = Field(default="", description="Who or what started the run.")
     project_version: str
     recorded_at: datetime

@@ -148,7 +148,19 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
         choice = {"message": {"role": "assistant", "content": answer_to(prompt)}, "finish_reason": "stop"}
     else:
         choice = {"text": answer_to(prompt), "finish_reason": "stop"}
+    if body.get("stream"):
+        return Response(streamed(choice, is_chat, usage), media_type="text/event-stream")
     return JSONResponse({"choices": [{"index": 0, **choice}], "usage": usage})
+
+
+def streamed(choice: dict[str, Any], is_chat: bool, usage: dict[str, int]) -> str:
+    text = choice["message"]["content"] if is_chat else choice["text"]
+    pieces = [{"delta": {"content": word}} if is_chat else {"text": word} for word in re.findall(r"\s*\S+", text)]
+    end = {**({"delta": {}} if is_chat else {"text": ""}), "finish_reason": choice["finish_reason"]}
+    chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, **piece}]} for piece in (*pieces, end)]
+    return "".join(
+        f"data: {line}\n\n" for line in [*map(json.dumps, [*chunks, {"choices": [], "usage": usage}]), "[DONE]"]
+    )
 
 
 async def models(_: Request) -> Response:

@@ -3,7 +3,7 @@
 -- Grain    one row per (evaluation_id, run_id)
 -- Rule     failures are counted by kind and never graded; coverage is that of the headline metric of the newest grading
 -- Columns  n_*: requests by outcome · failed_share: failed / requests, 0..1 · coverage: graded / asked samples, 0..1,
---          null until graded · latency_*, wall_s: seconds · *_tokens: as the server counted · recorded_at: UTC
+--          null until graded · n_truncated: of the answers of this try, cut at their length limit · latency_*, wall_s: seconds · *_tokens: as the server counted · recorded_at: UTC
 -- Reader   "can I trust this number", "what is wrong with this server"
 WITH headline AS (
     SELECT evaluation_id, run_id, arg_max(coverage, recorded_at) AS coverage
@@ -29,11 +29,13 @@ SELECT
     coalesce((evaluation.failures ->> 'connection')::BIGINT, 0) AS n_connection,
     coalesce((evaluation.failures ->> 'overloaded')::BIGINT, 0) AS n_overloaded,
     coalesce((evaluation.failures ->> 'rejected')::BIGINT, 0) AS n_rejected,
+    coalesce((evaluation.failures ->> 'denied')::BIGINT, 0) AS n_denied,
     coalesce((evaluation.failures ->> 'malformed')::BIGINT, 0) AS n_malformed,
     coalesce((evaluation.failures ->> 'empty')::BIGINT, 0) AS n_empty,
     coalesce((evaluation.failures ->> 'context_length')::BIGINT, 0) AS n_context_length,
     coalesce((evaluation.failures ->> 'content_filter')::BIGINT, 0) AS n_content_filter,
     coalesce((evaluation.failures ->> 'unsupported')::BIGINT, 0) AS n_unsupported,
+    evaluation.n_truncated,
     evaluation.prompt_tokens,
     evaluation.completion_tokens,
     evaluation.wall_s,

@@ -6,6 +6,7 @@
 --          cost is of what this run was answered, null where evals.yaml has no price for the model.
 --          Several replicas: running, waiting and tokens add up, mean shares are averaged, the fullest cache is shown
 -- Columns  *_per_s: tokens per second · wall_s, watched_s, latency_*: seconds · *_share_*: 0..1 ·
+--          ttft_*, inter_token_*: seconds to the first token, and between tokens; null unless streamed ·
 --          prefix_cache_hit_share: of the prompt tokens looked up, 0..1 · n_running, n_waiting: requests ·
 --          n_scrapes, n_failed_scrapes: looks at a replica's metrics · cost: in currency, an ISO 4217 code · recorded_at: UTC
 -- Reader   "is the server the bottleneck or are we", "did the new version get slower", "what did it cost"
@@ -116,6 +117,10 @@ SELECT
     evaluation.latency_p50_s,
     evaluation.latency_p95_s,
     evaluation.latency_p99_s,
+    evaluation.ttft_p50_s,
+    evaluation.ttft_p95_s,
+    evaluation.inter_token_p50_s,
+    evaluation.inter_token_p95_s,
     together.n_running_mean,
     busiest.n_running_max,
     together.n_waiting_mean,

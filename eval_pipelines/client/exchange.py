@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from eval_pipelines.client import failures, gate, polling
+from eval_pipelines.client import failures, gate, polling, streaming
 from eval_pipelines.records import FailureKind
 
 # what every request carries; any other header may hold a key
@@ -23,11 +23,17 @@ async def post(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """One attempt. Raises NoAnswer for everything that is no JSON object in a 2xx reply without an error."""
+    """One attempt. Raises NoAnswer for everything that is no JSON object in a 2xx reply without an error.
+
+    A stream comes back as the one object that it amounts to, as a `streaming.Streamed` with its timings.
+    """
     look_again = getattr(spoken, "look_again", None)
+    idle_timeout_s = getattr(client, "idle_timeout_s", None)
     try:
         if look_again:
             return await polling.answer(client, url, body, look_again, _object_in)
+        if idle_timeout_s is not None:
+            return await streaming.answer(client, url, body, spoken, headers, idle_timeout_s, _object_in)
         return _object_in(await client.post(url, content=body, headers=headers))
     except httpx.HTTPError as error:
         failed, retry_after_s = failures.from_exception(error), None
@@ -44,21 +50,22 @@ def _secrets(client: httpx.AsyncClient) -> Iterator[str]:
 
 
 def _object_in(reply: httpx.Response) -> dict[str, Any]:
+    status = reply.status_code
     if reply.is_redirect:
         where = reply.headers.get("location", "somewhere else")
-        message = f"HTTP {reply.status_code} redirects to {where}: set base_url to the address that answers"
-        raise failures.NoAnswer(failures.failure(FailureKind.REJECTED, message, status=reply.status_code))
+        message = f"HTTP {status} redirects to {where}: set base_url to the address that answers"
+        raise failures.NoAnswer(failures.failure(FailureKind.DENIED, message, status=status))
     if not reply.is_success:
-        failed = failures.from_status(reply.status_code, reply.content)
+        failed = failures.from_status(status, reply.content)
         raise failures.NoAnswer(failed, retry_after_s=failures.retry_after_s(reply.headers))
     try:
         data = json.loads(reply.content)
     except (ValueError, RecursionError) as error:
-        start = reply.content[:80].decode(errors="replace")
-        message = f"the reply is no JSON (it starts {start!r})"
-        raise failures.NoAnswer(failures.failure(FailureKind.MALFORMED, message, status=reply.status_code)) from error
+        if streaming.is_stream(reply, reply.content):  # nobody asked for it, and it says all the same
+            return streaming.put_together(reply.content)
+        raise failures.NoAnswer(failures.no_json(status, reply.content, reply.headers)) from error
     if not isinstance(data, dict):
-        raise failures.NoAnswer(failures.failure(FailureKind.MALFORMED, "the reply is no JSON object", status=200))
+        raise failures.NoAnswer(failures.failure(FailureKind.MALFORMED, "the reply is no JSON object", status=status))
     if data.get("error"):
-        raise failures.NoAnswer(failures.from_error_object(data["error"], status=reply.status_code))
+        raise failures.NoAnswer(failures.from_error_object(data["error"], status=status))
     return data

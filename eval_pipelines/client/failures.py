@@ -1,12 +1,15 @@
-"""What a bad reply means, and whether it is worth asking again.
+"""What a bad reply means, and what follows from it: one row of `POLICIES` for each kind of failure.
 
 The kind is decided from the status, the body and the exception, so that an outage is never read as an answer.
+
+Source  RFC 9110, section 15; OpenAI API reference, "Error codes"; Anthropic API reference, "Errors" (529);
+        Cloudflare documentation, "5xx errors" (520 to 526)
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -16,9 +19,46 @@ import httpx
 
 from eval_pipelines.records import Failure, FailureKind, utc_now
 
-RETRYABLE = frozenset(
-    {FailureKind.TIMEOUT, FailureKind.CONNECTION, FailureKind.OVERLOADED, FailureKind.MALFORMED, FailureKind.EMPTY}
-)
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What follows from a failure of one kind.
+
+    Attributes:
+        is_retried: The same server is asked again, after a while.
+        goes_elsewhere: Where there are replicas, one that has not failed at this request is asked first, at once.
+        counts_against_server: Three in a row leave a replica out. Where not: its word is as good as an answer.
+        stops_asking: A few in a row, without an answer in between, end the asking.
+        breaks_budget: Too many end the asking. Where not: it is a verdict on the sample, and says nothing of others.
+    """
+
+    is_retried: bool
+    goes_elsewhere: bool
+    counts_against_server: bool
+    stops_asking: bool
+    breaks_budget: bool
+
+
+_MAY_PASS = Policy(True, True, counts_against_server=True, stops_asking=False, breaks_budget=True)
+_BAD_REQUEST = Policy(False, False, counts_against_server=False, stops_asking=False, breaks_budget=True)
+_BAD_SAMPLE = Policy(False, False, counts_against_server=False, stops_asking=False, breaks_budget=False)
+
+POLICIES: Mapping[FailureKind, Policy] = {
+    FailureKind.TIMEOUT: _MAY_PASS,
+    FailureKind.CONNECTION: _MAY_PASS,
+    FailureKind.OVERLOADED: _MAY_PASS,
+    FailureKind.MALFORMED: _MAY_PASS,
+    FailureKind.EMPTY: _MAY_PASS,
+    FailureKind.REJECTED: _BAD_REQUEST,
+    # nobody gets an answer there until somebody changes something; a replica may have a key and a name of its own
+    FailureKind.DENIED: Policy(False, True, counts_against_server=True, stops_asking=True, breaks_budget=True),
+    FailureKind.CONTEXT_LENGTH: _BAD_SAMPLE,
+    FailureKind.CONTENT_FILTER: _BAD_SAMPLE,
+    FailureKind.UNSUPPORTED: _BAD_REQUEST,
+}
+RETRYABLE = frozenset(kind for kind, policy in POLICIES.items() if policy.is_retried)
+# below this many, one odd reply among good ones is no verdict on the key, the name or the route
+N_TO_STOP = 5
 
 _CONTEXT = re.compile(
     r"context.{0,12}(length|size)|maximum context|context window|too many tokens|prompt is too long|max_model_len"
@@ -29,6 +69,18 @@ _FILTER = re.compile(r"content.?filter|content.?policy|content management policy
 _UNSUPPORTED = re.compile(
     r"not (supported|implemented)|unsupported|unrecognized|unknown (field|parameter)", re.IGNORECASE
 )
+_NO_CREDIT = re.compile(
+    r"insufficient.?(quota|balance|funds|credit)|billing.?hard.?limit|credit balance is too low", re.IGNORECASE
+)
+_NO_ENTRY = re.compile(
+    r"invalid.?api.?key|api key (not valid|is invalid)|(model|deployment).?not.?found", re.IGNORECASE
+)
+_CERTIFICATE = re.compile(r"certificate|unknown ?issuer|self.signed", re.IGNORECASE)
+_NO_SUCH_HOST = re.compile(r"name or service not known|no address associated|nodename nor servname", re.IGNORECASE)
+_NO_TLS = re.compile(r"InvalidContentType|wrong version number", re.IGNORECASE)
+_CUT = re.compile(r"unexpected eof|end of file", re.IGNORECASE)  # somebody hung up in the middle of a reply
+_TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
+_HTML = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", re.IGNORECASE | re.DOTALL)
 _BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
 _SECRET = re.compile(r"(?i)(bearer\s+|sk-|hf_|nvapi-|api[_-]?key[\"'=:\s]+)[A-Za-z0-9._~+/=-]{6,}")
 _MAX_MESSAGE = 500
@@ -77,54 +129,95 @@ def without(failed: Failure, secrets: Iterable[str]) -> Failure:
 
 def from_exception(error: Exception) -> Failure:
     """What an HTTP client exception means."""
-    name = type(error).__name__
+    details = getattr(error.__cause__, "details", None)
+    causes: list[dict[str, str]] = (details.get("causes") if isinstance(details, dict) else None) or []
+    # the first holds the URL, the last what really happened
+    why = f": {causes[-1]['message']}" if len(causes) > 1 else ""
+    text = f"{type(error).__name__}: {error}{why}"
     if isinstance(error, httpx.TimeoutException):
-        return failure(FailureKind.TIMEOUT, f"{name}: {error}")
-    if isinstance(error, httpx.DecodingError):
-        return failure(FailureKind.MALFORMED, f"{name}: {error}")
-    return failure(FailureKind.CONNECTION, f"{name}: {error}")
+        return failure(FailureKind.TIMEOUT, text)
+    if isinstance(error, httpx.DecodingError) or _CUT.search(why):
+        return failure(FailureKind.MALFORMED, text)
+    if isinstance(error, httpx.ConnectError) and _CERTIFICATE.search(why):
+        hint = "Its certificate does not hold: have it renewed, or set base_url to the name that it was issued for."
+        return failure(FailureKind.DENIED, f"{text}. {hint}")
+    if _NO_SUCH_HOST.search(why):
+        text += ". No such host: check base_url, and this machine's name resolution."
+    elif _NO_TLS.search(why):
+        text += ". It does not speak TLS: base_url may have to begin with http://."
+    return failure(FailureKind.CONNECTION, text)
 
 
 def from_status(status: int, body: bytes) -> Failure:
     """What a reply with a status other than 2xx means."""
-    text = error_text(body)
-    return failure(_kind_of(status, text), text or f"HTTP {status} without a body", status=status)
+    words, text = _words(body)
+    return failure(_kind_of(status, words), text or f"HTTP {status} without a body", status=status)
 
 
 def from_error_object(error: Any, *, status: int = 200) -> Failure:
     """An error object in a 2xx reply: decided by the code it names, else by its words."""
-    text = (
-        error
-        if isinstance(error, str)
-        else str(error.get("message") or error)
-        if isinstance(error, dict)
-        else repr(error)
-    )
+    words, text = _told(error)
     code = error.get("code") if isinstance(error, dict) else None
     named = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdigit()) else None
     if named is not None and 400 <= named < 600:
-        kind = _kind_of(named, f"{code} {text}")
+        kind = _kind_of(named, words)
     else:
-        kind = _kind_of(400, f"{code or ''} {text}")
+        kind = _kind_of(400, words)
         # "try again with a shorter prompt" is no overload: the more exact kinds come first
-        if kind is FailureKind.REJECTED and _BUSY.search(text):
+        if kind is FailureKind.REJECTED and _BUSY.search(words):
             kind = FailureKind.OVERLOADED
     return failure(kind, f"error object in an HTTP {status} reply: {text}", status=status)
 
 
-def error_text(body: bytes) -> str:
-    """The server's own words in an error body: OpenAI's, FastAPI's or plain text."""
+def no_json(status: int, body: bytes, headers: Mapping[str, str]) -> Failure:
+    """A 2xx reply that is no JSON: a page of somebody else on the way, a text cut off, a coding nobody asked for."""
+    if not body:
+        return failure(FailureKind.MALFORMED, f"HTTP {status} without a body", status=status)
+    if page := _page(body):
+        hint = "a proxy or a login page may stand between, or base_url is not where the API's routes begin"
+        return failure(FailureKind.MALFORMED, f"the reply is no JSON but {page}: {hint}", status=status)
+    coded = f", content-encoding {headers['content-encoding']!r}" if "content-encoding" in headers else ""
+    start = body[:80].decode(errors="replace")
+    return failure(FailureKind.MALFORMED, f"the reply is no JSON (it starts {start!r}{coded})", status=status)
+
+
+def what_to_check(failed: Failure) -> str:
+    """For the operator: what a failure of the kind that stops the asking may come from."""
+    if _NO_CREDIT.search(failed.message) or failed.http_status == 402:
+        return "Check the account's credit and limits."
+    if failed.http_status in (400, 401, 403, 407):
+        return "Check the key, whether it is still valid and may use this model, in the variable of `api_key_env`."
+    if failed.http_status is not None:
+        return "Check `base_url`, and the model's name there (`served_name`)."
+    return "Check `base_url`."
+
+
+def _words(body: bytes) -> tuple[str, str]:
+    """What an error body says: all that its kind is decided by, and the server's own words for the reader."""
     try:
         data = json.loads(body)
-    except ValueError:
-        return body[:2000].decode(errors="replace")
-    if isinstance(data, dict):
-        error = data.get("error", data)
-        if isinstance(error, dict):
-            parts = [error.get("code"), error.get("message") or error.get("detail")]
-            return " ".join(str(part) for part in parts if part) or json.dumps(error)
-        return str(error)
-    return str(data)
+    except (ValueError, RecursionError):
+        text = _page(body) or body[:2000].decode(errors="replace")
+        return text, text
+    return _told(data.get("error") or data if isinstance(data, dict) else data)
+
+
+def _told(error: Any) -> tuple[str, str]:
+    if not isinstance(error, dict):
+        text = error if isinstance(error, str) else repr(error)
+        return text, text
+    code, said = error.get("code"), error.get("message") or error.get("detail")
+    text = " ".join(str(part) for part in (code, said) if part) or json.dumps(error)
+    return f"{error.get('type') or ''} {error.get('status') or ''} {text}", text
+
+
+def _page(body: bytes) -> str:
+    """What an HTML page is, in words; empty for anything else."""
+    if not _HTML.match(body[:2000]):
+        return ""
+    title = _TITLE.search(body[:20000].decode(errors="replace"))
+    named = " ".join(re.sub(r"<[^>]*>", " ", title[2]).split()) if title else ""
+    return f"an HTML page, {named!r}" if named else "an HTML page"
 
 
 def retry_after_s(headers: httpx.Headers) -> float | None:
@@ -152,16 +245,29 @@ def _date(text: str | None) -> datetime | None:
 
 
 def _kind_of(status: int, text: str) -> FailureKind:
-    if status == 408:
-        return FailureKind.TIMEOUT
-    if status == 429 or (status >= 500 and status != 501):
+    if status in _BY_STATUS:
+        return _BY_STATUS[status]
+    if _NO_CREDIT.search(text):  # no wait brings credit, even where the status says 429
+        return FailureKind.DENIED
+    if status == 429 or status >= 500:
         return FailureKind.OVERLOADED
-    if status == 501:
-        return FailureKind.UNSUPPORTED
     if status in (400, 413, 422) and _CONTEXT.search(text):
         return FailureKind.CONTEXT_LENGTH
     if status in (400, 403) and _FILTER.search(text):
         return FailureKind.CONTENT_FILTER
+    if status in (401, 403) or (status == 400 and _NO_ENTRY.search(text)):
+        return FailureKind.DENIED
     if status in (400, 422) and _UNSUPPORTED.search(text):
         return FailureKind.UNSUPPORTED
     return FailureKind.REJECTED
+
+
+_BY_STATUS: Mapping[int, FailureKind] = {
+    **dict.fromkeys((408, 504, 524), FailureKind.TIMEOUT),
+    # somebody on the way found nobody there
+    **dict.fromkeys((521, 522, 523), FailureKind.CONNECTION),
+    # another request holds what this one needs, or the server does not want it yet
+    **dict.fromkeys((409, 423, 425), FailureKind.OVERLOADED),
+    **dict.fromkeys((402, 404, 405, 407, 410), FailureKind.DENIED),
+    **dict.fromkeys((501, 505), FailureKind.UNSUPPORTED),
+}

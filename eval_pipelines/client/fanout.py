@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from eval_pipelines.client import batches, exchange, failures, gate
+from eval_pipelines.client import batches, exchange, failures, gate, streaming
 from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking
 from eval_pipelines.client.journal import Journal
@@ -139,14 +139,15 @@ class _Run:
 
     def _budget_is_broken(self) -> bool:
         # a hair more than the product: 0.29 of 100 is 28.999999999999996
-        allowed = self.limits.max_failed_share * self.report.n_requests + 1e-6
-        return self.report.n_failed > max(allowed, _MIN_FAILURES_TO_STOP)
+        allowed = max(self.limits.max_failed_share * self.report.n_requests + 1e-6, _MIN_FAILURES_TO_STOP)
+        return self.report.n_failed > allowed and self.report.n_failed_of_server > allowed
 
     async def _until_final(self, client: httpx.AsyncClient, batch: batches.Batch) -> list[Response]:
         first, watch, router = batch[0], self.endpoint.watch, self._router
         spoken = self._dialect(first.operation)
         said = spoken.body(renamed(first, self.endpoint), self.endpoint.served_name)
-        attempt = Attempt(first, said if len(batch) == 1 else batches.for_all(said, batch))
+        said = said if len(batch) == 1 else batches.for_all(said, batch)
+        attempt = Attempt(first, streaming.asked(spoken, first, said, self.endpoint))
         body = json.dumps(attempt.body, ensure_ascii=False).encode()
         tried: set[int] = set()
         n_excused = 0
@@ -159,15 +160,19 @@ class _Run:
                 await self._attempt(client, replica, batch, spoken, body, attempt, outcome)
             finally:
                 failed = outcome.failure
+                policy = failures.POLICIES[failed.kind] if failed else None
                 is_gone = failed is not None and failed.kind is FailureKind.CONNECTION
-                router.end(index, is_answer=bool(outcome.told), is_gone=is_gone)
-            if failed is not None and failed.kind in failures.RETRYABLE:
+                is_well = bool(outcome.told) or (policy is not None and not policy.counts_against_server)
+                router.end(index, is_answer=is_well, is_gone=is_gone, is_fault=failed is not None)
+            if policy and (policy.is_retried or policy.goes_elsewhere):
                 tried.add(index)
-                if watch and not router.has_other(tried) and await watch.settle(time.monotonic()) != n_restarts:
+                may_wait = policy.is_retried and not router.has_other(tried)
+                if watch and may_wait and await watch.settle(time.monotonic()) != n_restarts:
                     n_excused += 1  # the server had died: that says nothing of the request
                     tried.clear()
                     continue
-                if n_attempts - n_excused < self.limits.max_attempts:
+                is_worth_it = policy.is_retried or router.has_other(tried)
+                if is_worth_it and n_attempts - n_excused < self.limits.max_attempts:
                     if not router.has_other(tried):
                         tried.clear()
                         backoff = self.limits.backoff
@@ -197,6 +202,7 @@ class _Run:
         try:
             attempt.reply = await exchange.post(client, url, body, spoken, headers=attempt.headers)
             outcome.told = batches.read(spoken, batch, attempt.reply)
+            streaming.timed(outcome.told, attempt.reply)
         except failures.NoAnswer as no_answer:
             outcome.failure, outcome.retry_after_s = no_answer.failure, no_answer.retry_after_s
         finally:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from eval_pipelines.client import failures, gate
+from eval_pipelines.client import failures, gate, streaming
 from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.exchange import post
 from eval_pipelines.client.interception import StopAsking
@@ -50,7 +50,8 @@ async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: s
     request = _canary(capability)
     spoken = dialect(endpoint.protocol, request.operation)
     try:
-        body = httpx.Request("POST", endpoint.url, json=spoken.body(renamed(request, endpoint), endpoint.served_name))
+        said = spoken.body(renamed(request, endpoint), endpoint.served_name)
+        body = httpx.Request("POST", endpoint.url, json=streaming.asked(spoken, request, said, endpoint))
     except UnsupportedError as error:  # it cannot even be said: nothing is sent
         return failures.failure(FailureKind.UNSUPPORTED, str(error))
     url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"

@@ -45,13 +45,21 @@ class Router:
         server.n_in_flight += 1
         return index, server.replica
 
-    def end(self, index: int, *, is_answer: bool, is_gone: bool = False) -> None:
-        """An attempt is over. `is_gone`: nobody listens there any more."""
+    def end(self, index: int, *, is_answer: bool, is_gone: bool = False, is_fault: bool = True) -> None:
+        """An attempt is over.
+
+        Args:
+            is_answer: It was answered, or refused for a reason that lies in the request: the server is well.
+            is_gone: Nobody listens there any more.
+            is_fault: False for an attempt that was called off: it says nothing of the server.
+        """
         server = self._servers[index]
         server.n_in_flight -= 1
         if is_answer:
             server.n_failed = server.n_times_down = 0
             server.down_until = 0.0
+            return
+        if not is_fault:
             return
         server.n_failed += 1
         if (is_gone or server.n_failed >= _N_FAILED_TO_LEAVE_OUT) and server.down_until <= self._now():

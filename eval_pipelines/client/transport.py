@@ -1,15 +1,22 @@
 """One HTTP client per event loop. The only file that knows which transport runs beneath httpx.
 
 httpx's own pool walks all connections at every request: above about 50 in flight it spends its time there.
-Source: pyreqwest documentation, "HTTPX compatibility"; reqwest documentation, "NoProxy".
+pyreqwest's own transport for httpx hands a reply over once 64 KiB or all of it is there, so a short stream has no first
+token; and what breaks beyond that comes out as an error that is not httpx's. Hence a transport of our own.
+
+Source  pyreqwest 0.15, "HTTPX compatibility", `streamed_read_buffer_limit`; reqwest documentation, "NoProxy"
 """
 
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 
 import httpx
+from pyreqwest import client as reqwest
+from pyreqwest import exceptions
 from pyreqwest.client import ClientBuilder
-from pyreqwest.compatibility.httpx import HttpxTransport
 from pyreqwest.proxy import ProxyBuilder
+from pyreqwest.response import Response, ResponseBodyReader
 
 from eval_pipelines.client.dialects import dialect
 from eval_pipelines.client.gate import Gate
@@ -18,6 +25,8 @@ from eval_pipelines.endpoint import Endpoint, Proxy
 
 _CONNECT_TIMEOUT_S = 10.0
 _LOOPBACK = "localhost,127.0.0.0/8,::1"
+# of a request's extensions: its reply is handed over as it arrives
+AS_IT_ARRIVES = "eval_pipelines.as_it_arrives"
 
 
 class Client(httpx.AsyncClient):
@@ -26,10 +35,12 @@ class Client(httpx.AsyncClient):
     Attributes:
         gate: Holds requests back while a server asked to wait, and until rate limits have room.
         unfinished: Questions that a server has taken and not answered yet.
+        idle_timeout_s: Seconds a stream may say nothing; None: nothing is asked for as a stream.
     """
 
     gate: Gate
     unfinished: Unfinished
+    idle_timeout_s: float | None
 
 
 def open_client(endpoint: Endpoint) -> Client:
@@ -51,18 +62,91 @@ def open_client(endpoint: Endpoint) -> Client:
         builder = builder.proxy(_proxy(endpoint.proxy))
     spoken_headers = getattr(dialect(endpoint.protocol, "chat"), "headers", None)
     client = Client(
-        transport=HttpxTransport(builder.build()),
+        transport=_Transport(builder.build()),
         headers={
             "content-type": "application/json",
             **(spoken_headers(timeout_s) if spoken_headers else {}),
             **endpoint.headers,
         },
-        # the transport adds up connect, read and write: as three equal numbers an attempt would take thrice as long
+        # `read` is all that an attempt may take, its body included
         timeout=httpx.Timeout(None, read=timeout_s),
         trust_env=False,
     )
     client.gate, client.unfinished = Gate(endpoint), Unfinished()
+    client.idle_timeout_s = endpoint.idle_timeout_s if endpoint.is_streamed else None
     return client
+
+
+class _Transport(httpx.AsyncBaseTransport):
+    """httpx on pyreqwest. Of httpx's four timeouts `read` counts, for the whole of an attempt."""
+
+    def __init__(self, client: reqwest.Client) -> None:
+        self._client = client
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        """Send it; the reply's body is still to be read. Raises httpx.HTTPError."""
+        builder = self._client.request(request.method, str(request.url)).headers(request.headers.multi_items())
+        builder = builder.body_bytes(request.content)
+        if (timeout_s := request.extensions.get("timeout", {}).get("read")) is not None:
+            builder = builder.timeout(timedelta(seconds=timeout_s))
+        is_to_arrive = AS_IT_ARRIVES in request.extensions
+        opened = (builder.streamed_read_buffer_limit(0) if is_to_arrive else builder).build_streamed()
+        try:
+            reply = await opened.__aenter__()
+        except exceptions.PyreqwestError as error:
+            raise _in_httpx(error, request) from error
+        body = _Body(reply.body_reader, opened, request, is_to_arrive)
+        return httpx.Response(reply.status, headers=list(reply.headers.items()), stream=body)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+
+class _Body(httpx.AsyncByteStream):
+    """What a reply holds: as it arrives, or in parts as large as can be had."""
+
+    def __init__(
+        self,
+        reader: ResponseBodyReader,
+        opened: AbstractAsyncContextManager[Response],
+        request: httpx.Request,
+        is_to_arrive: bool,
+    ) -> None:
+        self._read = reader.read_chunk if is_to_arrive else reader.read
+        self._opened, self._request = opened, request
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """The parts. Raises httpx.HTTPError where they end too early."""
+        try:
+            while (part := await self._read()) is not None:
+                yield bytes(part)
+        except exceptions.PyreqwestError as error:
+            raise _in_httpx(error, self._request) from error
+
+    async def aclose(self) -> None:
+        """Give the connection back if all was read, else close it."""
+        await self._opened.__aexit__(None, None, None)
+
+
+# the first that an error is an instance of counts
+_IN_HTTPX: tuple[tuple[type[exceptions.PyreqwestError], type[httpx.RequestError]], ...] = (
+    (exceptions.ConnectTimeoutError, httpx.ConnectTimeout),
+    (exceptions.ReadTimeoutError, httpx.ReadTimeout),
+    (exceptions.WriteTimeoutError, httpx.WriteTimeout),
+    (exceptions.PoolTimeoutError, httpx.PoolTimeout),
+    (exceptions.RequestTimeoutError, httpx.TimeoutException),
+    (exceptions.ConnectError, httpx.ConnectError),
+    (exceptions.ReadError, httpx.ReadError),
+    (exceptions.WriteError, httpx.WriteError),
+    (exceptions.NetworkError, httpx.NetworkError),
+    # what is left of the errors of a request: a body that broke off or is none
+    (exceptions.PyreqwestError, httpx.DecodingError),
+)
+
+
+def _in_httpx(error: exceptions.PyreqwestError, request: httpx.Request) -> httpx.RequestError:
+    return next(theirs for ours, theirs in _IN_HTTPX if isinstance(error, ours))(error.message, request=request)
 
 
 def _proxy(proxy: Proxy) -> ProxyBuilder:

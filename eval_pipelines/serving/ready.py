@@ -9,6 +9,7 @@ import httpx
 
 from eval_pipelines.client import probe
 from eval_pipelines.client.dialects import dialect
+from eval_pipelines.client.failures import what_to_check
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.config import Deployment
 from eval_pipelines.endpoint import Endpoint
@@ -77,6 +78,8 @@ async def _check(
                 f"{where} does not know {endpoint.served_name!r}: {failed.message}. Nothing was asked. Set `served_name` to the name it "
                 f"knows the model by, or the address to where its routes start."
             )
+        if failed.kind is FailureKind.DENIED and failed.http_status not in (404, 405):  # those may lack but this route
+            raise ServingError(f"{where} lets nobody in: {failed.message}. {what_to_check(failed)} Nothing was asked.")
         if failed.kind in (FailureKind.CONNECTION, FailureKind.TIMEOUT, FailureKind.OVERLOADED):
             seen = f"; its log: {log}" if log else ""
             raise NotReadyError(f"{where} did not answer a first {capability} request: {failed.message}{seen}")

@@ -200,6 +200,7 @@ _RESPONSE_COLUMNS = [
     "n_attempts",
     "latency_s",
     "ttft_s",
+    "inter_token_s",
     "prompt_tokens",
     "completion_tokens",
     "cached_prompt_tokens",

@@ -71,9 +71,9 @@ REPLIES = [
     ({"kind": "400", "code": "content_filter"}, "content_filter", False),
     ({"kind": "400", "message": "echo is not supported"}, "unsupported", False),
     ({"kind": "400", "message": "temperature must be a number"}, "rejected", False),
-    ({"kind": "401"}, "rejected", False),
-    ({"kind": "404"}, "rejected", False),
-    ({"kind": "307", "location": "https://elsewhere.example/v1"}, "rejected", False),
+    ({"kind": "401"}, "denied", False),
+    ({"kind": "404"}, "denied", False),
+    ({"kind": "307", "location": "https://elsewhere.example/v1"}, "denied", False),
     ({"kind": "error200"}, "overloaded", True),
     ({"kind": "empty_choices"}, "empty", True),
     ({"kind": "no_choices"}, "malformed", True),
@@ -142,6 +142,15 @@ WIRE = {
     "gzip_that_is_none": ([OK + b"content-encoding: gzip\r\ncontent-length: 9\r\n\r\nnot gzip!"], False, "malformed"),
     "no_utf8": ([OK + b'content-length: 11\r\n\r\n{"a": "\xff\xfe"}'], False, "malformed"),
     "empty_body": ([OK + b"content-length: 0\r\n\r\n"], False, "malformed"),
+    "no_content": ([b"HTTP/1.1 204 No Content\r\n\r\n"], False, "malformed"),
+    "early_hints_and_nothing": ([b"HTTP/1.1 103 Early Hints\r\n\r\n"], False, "connection"),
+    "a_coding_nobody_asked_for": (
+        [OK + b"content-encoding: br\r\ncontent-length: 3\r\n\r\n\x0b\x02\x80"],
+        False,
+        "malformed",
+    ),
+    "cut_in_a_large_body": ([OK + b'content-length: 300000\r\n\r\n{"a": "' + b"x" * 200_000], False, "malformed"),
+    "reset_in_a_large_body": ([OK + b'content-length: 300000\r\n\r\n{"a": "' + b"x" * 200_000], True, "connection"),
     "nested_too_deep": ([OK + b"content-length: 90000\r\n\r\n" + b"[" * 90000], False, "malformed"),
 }
 

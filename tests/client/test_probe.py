@@ -43,7 +43,7 @@ async def test_it_has_echo_logprobs_all_the_same(faulty) -> None:
 
 async def test_a_wrong_key_is_refused_once_and_not_tried_again(faulty) -> None:
     faulty.set(api_key="right")
-    assert await kind_of(faulty, "chat", authorization="Bearer wrong") == "rejected"
+    assert await kind_of(faulty, "chat", authorization="Bearer wrong") == "denied"
     assert faulty.stats()["requests"] == 1
 
 

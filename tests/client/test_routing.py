@@ -89,6 +89,14 @@ def test_three_failures_in_a_row_leave_a_server_out_although_it_answers_quickly(
     assert {them.begin(f"s/{i}")[0] for i in range(30)} == {1}
 
 
+def test_attempts_that_were_called_off_leave_no_server_out() -> None:
+    them = router(2)
+    for _ in range(5):
+        them.begin("x")
+        them.end(0, is_answer=False, is_fault=False)
+    assert {them.begin(f"s/{i}")[0] for i in range(30)} == {0, 1}
+
+
 def test_a_request_that_failed_at_one_server_goes_to_another() -> None:
     them = router(3)
     assert {them.begin(f"s/{i}", tried={0, 2})[0] for i in range(20)} == {1}

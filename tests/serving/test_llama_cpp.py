@@ -1,6 +1,7 @@
 """A real llama-server behind a lease. Opt-in: EVAL_PIPELINES_LLAMA_SERVER names its command."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -92,6 +93,38 @@ async def test_a_leased_llama_server_answers_and_is_gone_afterwards(tmp_path, ex
     psutil.wait_procs([server], timeout=20)
     print(f"gone {time.monotonic() - ended:.1f} s after the lease")
     assert not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_stream_says_what_is_said_without_one_and_its_first_token_comes_first(
+    tmp_path, executable, small_model
+) -> None:
+    how = deployment(executable, "ctx_size: 4096, parallel: 1, threads: 1, threads_batch: 1, stream: true")
+    model = Model(KEY, "cpu", "f00d", small_model)
+    shared = {"max_tokens": 24, "temperature": 0, "cache_prompt": False}  # a cached prompt is computed in other blocks
+    requests = [
+        Request(
+            sample_id=f"c/{n}", subtask="c", operation="chat", params=shared,
+            messages=({"role": "user", "content": f"Tell me about the number {n}."},),
+        )
+        for n in range(4)
+    ]  # fmt: skip
+    requests.append(
+        Request(sample_id="p/0", subtask="p", operation="completion", params=shared, prompt="The capital of France is")
+    )
+    async with lease(model, how, needs=("chat", "completions"), leases=tmp_path, secrets_={}) as endpoint:
+        assert endpoint.is_streamed
+        endpoint = replace(endpoint, max_in_flight=1)
+        streamed = await answers(requests, endpoint, tmp_path)
+        (tmp_path / "journal.jsonl").unlink()
+        plain = await answers(requests, replace(endpoint, is_streamed=False), tmp_path)
+    assert [one.failure for one in (*streamed, *plain) if one.failure] == []
+    for one, other in zip(streamed, plain, strict=True):
+        print(f"{one.latency_s:.3f} s, first token {one.ttft_s:.3f} s, {1000 * (one.inter_token_s or 0):.1f} ms each")
+        assert (one.text, one.finish_reason) == (other.text, other.finish_reason)
+        assert (one.prompt_tokens, one.completion_tokens) == (other.prompt_tokens, other.completion_tokens)
+        assert 0 < one.ttft_s < 0.7 * one.latency_s
+        assert one.ttft_s + (one.completion_tokens - 2) * one.inter_token_s == pytest.approx(one.latency_s, rel=0.2)
+        assert (other.ttft_s, other.inter_token_s) == (None, None)
 
 
 async def test_its_ignored_echo_is_noticed_before_anything_is_asked(tmp_path, executable, small_model) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -63,6 +64,7 @@ def likelihood(context: str, continuation: str) -> Request:
 async def answers(requests: Iterable[Request], endpoint: Endpoint, folder: Path) -> dict[str, Response]:
     found: dict[str, Response] = {}
     wanted = list(requests)
+    folder.mkdir(exist_ok=True)
     with Journal(folder / "journal.jsonl") as journal:
         await ask(
             wanted, len(wanted), endpoint, journal=journal, limits=Limits(),
@@ -126,6 +128,13 @@ async def test_a_leased_vllm_answers_adds_up_and_is_gone_afterwards(tmp_path, ex
 
         assert [one.failure for one in told.values() if one.failure] == []
         assert "Paris" in (told[chat.digest].text or "")
+        [streamed] = (await answers([chat], replace(endpoint, is_streamed=True), tmp_path / "streamed")).values()
+        print(f"streamed in {streamed.latency_s:.2f} s, first token {streamed.ttft_s}, {streamed.inter_token_s} s each")
+        assert (streamed.text, streamed.completion_tokens) == (
+            told[chat.digest].text,
+            told[chat.digest].completion_tokens,
+        )
+        assert 0 < (streamed.ttft_s or 0) < streamed.latency_s
         for all_of_it, begin, end in zip(whole, first, second, strict=True):
             parts = (told[begin.digest].logprob or 0) + (told[end.digest].logprob or 0)
             print(f"{all_of_it.continuation!r}: {told[all_of_it.digest].logprob:.4f} = {parts:.4f}")

@@ -209,7 +209,7 @@ def test_a_column_nobody_knows_is_named_with_its_file(tmp_path: Path) -> None:
 def test_a_file_from_before_a_nullable_column_existed_reads_as_null(tmp_path: Path) -> None:
     what = land(tmp_path, evaluation())
     path = next((tmp_path / "landing" / "responses").rglob("*.parquet"))
-    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["ttft_s"]), path)
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["ttft_s", "inter_token_s"]), path)
     land(tmp_path, evaluation("tiny@step-200"))
 
     landing = Landing(tmp_path)
@@ -231,6 +231,25 @@ def test_an_evaluation_from_before_its_cost_was_recorded_reads_as_unknown(tmp_pa
     publish(tmp_path)
     told = query(tmp_path, "SELECT model_key, cost, currency FROM serving_performance ORDER BY model_key")
     assert [tuple(row.values()) for row in told] == [("tiny@step-100", None, None), ("tiny@step-200", 0.25, "EUR")]
+
+
+def test_an_evaluation_from_before_streams_publishes_beside_one_that_was_streamed(tmp_path: Path) -> None:
+    land(tmp_path, evaluation())
+    path = next((tmp_path / "landing" / "evaluations").rglob("*.parquet"))
+    new = ["ttft_p50_s", "ttft_p95_s", "inter_token_p50_s", "inter_token_p95_s", "n_truncated"]
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(new), path)
+    land(tmp_path, evaluation("tiny@step-200", ttft_p50_s=0.1, inter_token_p95_s=0.02, n_truncated=3))
+
+    old = Landing(tmp_path).latest_evaluation(MODEL, "gsm8k")
+    assert old is not None
+    assert (old.ttft_p50_s, old.n_truncated) == (None, None)
+    assert publish(tmp_path).failing == ()
+    rows = query(
+        tmp_path,
+        "SELECT ttft_p50_s, inter_token_p95_s, n_truncated, n_denied FROM serving_performance "
+        "JOIN coverage_and_failures USING (evaluation_id, run_id) ORDER BY 3",
+    )
+    assert [tuple(row.values()) for row in rows] == [(0.1, 0.02, 3, 0), (None, None, None, 0)]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,13 @@ Optional, for servers that answer before they are done:
 - `look_again(url, reply) -> str | None`: where to look for the rest of a reply to a request that was sent to `url`;
   None once it is done;
 - `headers(request_timeout_s) -> dict`, in the protocol's only file or its `_chat`: sent with every request.
+
+Optional, for servers that can answer as a stream of server-sent events:
+
+- `streamed(body) -> dict`: the same body, asking for a stream. Not called for log-likelihoods;
+- `Whole`: a class that puts the chunks of one reply together, as `_openai_stream.Whole` does: `add(chunk) -> bool`
+  (it says something; raises NoAnswer for an error), `is_done`, `is_complete`, `n_tokens`, `n_gaps`, and `reply()`,
+  which `read` reads as any other.
 """
 
 from types import ModuleType

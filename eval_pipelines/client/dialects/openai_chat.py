@@ -7,8 +7,11 @@ from typing import Any
 
 import httpx
 
+from eval_pipelines.client.dialects import _openai_stream
 from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import FailureKind, Request
+
+streamed, Whole = _openai_stream.asking, _openai_stream.Whole
 
 
 def path(_served_name: str) -> str:
@@ -27,13 +30,21 @@ def read(_request: Request, reply: dict[str, Any]) -> dict[str, Any]:
     message = choice.get("message")
     reason = choice.get("finish_reason")
     content = message.get("content") if isinstance(message, dict) else None
-    if not content and reason == "content_filter":
-        raise NoAnswer(failure(FailureKind.CONTENT_FILTER, "the server filtered its answer", status=200))
+    if content is None and isinstance(message, dict):
+        content = message.get("refusal") or None  # the model's own words: an answer like any other
+    if reason == "content_filter":
+        raise filtered(content)
     if content is None:
         raise NoAnswer(failure(FailureKind.EMPTY, f"content is null (finish_reason {reason!r})", status=200))
     if not isinstance(content, str):
         raise NoAnswer(failure(FailureKind.MALFORMED, f"content is {type(content).__name__}, not text", status=200))
     return {"text": storable(content), "finish_reason": reason_text(reason), **tokens(reply)}
+
+
+def filtered(text: Any) -> NoAnswer:
+    """A text that a filter emptied or cut: what is left of it is not what the model answered."""
+    left = f"; {len(text)} characters were left" if isinstance(text, str) and text else ""
+    return NoAnswer(failure(FailureKind.CONTENT_FILTER, f"the server filtered its answer{left}", status=200))
 
 
 def first_choice(reply: dict[str, Any]) -> dict[str, Any]:

@@ -8,9 +8,12 @@ Source  OpenAI API reference, "Create completion (legacy)"; vLLM documentation, 
 import math
 from typing import Any
 
-from eval_pipelines.client.dialects.openai_chat import first_choice, reason_text, storable, tokens
+from eval_pipelines.client.dialects import _openai_stream
+from eval_pipelines.client.dialects.openai_chat import filtered, first_choice, reason_text, storable, tokens
 from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import FailureKind, Request
+
+streamed, Whole = _openai_stream.asking, _openai_stream.Whole
 
 
 def path(_served_name: str) -> str:
@@ -34,8 +37,8 @@ def read(request: Request, reply: dict[str, Any]) -> dict[str, Any]:
     if request.operation == "loglikelihood":
         return {**_loglikelihood(request, choice, tokens(reply)), **tokens(reply), "finish_reason": None}
     text, reason = choice.get("text"), choice.get("finish_reason")
-    if not text and reason == "content_filter":
-        raise NoAnswer(failure(FailureKind.CONTENT_FILTER, "the server filtered its answer", status=200))
+    if reason == "content_filter":
+        raise filtered(text)
     if text is None:
         raise NoAnswer(failure(FailureKind.EMPTY, f"text is null (finish_reason {reason!r})", status=200))
     if not isinstance(text, str):
