@@ -4,11 +4,13 @@ httpx's own pool walks all connections at every request: above about 50 in fligh
 Source: pyreqwest documentation, "HTTPX compatibility"; reqwest documentation, "NoProxy".
 """
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import httpx
 from pyreqwest.client import ClientBuilder
 from pyreqwest.compatibility.httpx import HttpxTransport
+from pyreqwest.exceptions import NetworkError, PyreqwestError
 from pyreqwest.proxy import ProxyBuilder
 
 from eval_pipelines.client.dialects import dialect
@@ -18,6 +20,42 @@ from eval_pipelines.endpoint import Endpoint, Proxy
 
 _CONNECT_TIMEOUT_S = 10.0
 _LOOPBACK = "localhost,127.0.0.0/8,::1"
+
+
+class _Transport(HttpxTransport):
+    """Raises httpx's errors only: the one beneath has them for the part of a reply that it reads ahead (64 KiB)."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            reply = await super().handle_async_request(request)
+        except PyreqwestError as error:
+            raise _as_httpx(error) from error
+        if isinstance(reply.stream, httpx.AsyncByteStream):
+            reply.stream = _Body(reply.stream)
+        return reply
+
+
+class _Body(httpx.AsyncByteStream):
+    """What of a reply is still to come."""
+
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async for part in self._stream:
+                yield part
+        except PyreqwestError as error:
+            raise _as_httpx(error) from error
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def _as_httpx(error: PyreqwestError) -> httpx.RequestError:
+    if isinstance(error, TimeoutError):
+        return httpx.ReadTimeout(str(error.message))
+    return (httpx.ReadError if isinstance(error, NetworkError) else httpx.DecodingError)(str(error.message))
 
 
 class Client(httpx.AsyncClient):
@@ -51,7 +89,7 @@ def open_client(endpoint: Endpoint) -> Client:
         builder = builder.proxy(_proxy(endpoint.proxy))
     spoken_headers = getattr(dialect(endpoint.protocol, "chat"), "headers", None)
     client = Client(
-        transport=HttpxTransport(builder.build()),
+        transport=_Transport(builder.build()),
         headers={
             "content-type": "application/json",
             **(spoken_headers(timeout_s) if spoken_headers else {}),

@@ -138,6 +138,8 @@ WIRE = {
     "not_http": ([b"SSH-2.0-OpenSSH_9.6\r\n"], False, "malformed"),
     "reset_in_the_body": ([OK + b'content-length: 900\r\n\r\n{"choices": [{"te'], True, "connection"),
     "closed_in_the_body": ([OK + b'content-length: 900\r\n\r\n{"choices": [{"te'], False, "malformed"),
+    # beyond what the transport reads ahead
+    "closed_in_a_long_body": ([OK + b"content-length: 900000\r\n\r\n", b" " * 200_000], False, "malformed"),
     "broken_chunks": ([OK + b"transfer-encoding: chunked\r\n\r\nzz\r\n"], False, "malformed"),
     "gzip_that_is_none": ([OK + b"content-encoding: gzip\r\ncontent-length: 9\r\n\r\nnot gzip!"], False, "malformed"),
     "no_utf8": ([OK + b'content-length: 11\r\n\r\n{"a": "\xff\xfe"}'], False, "malformed"),
