@@ -23,11 +23,14 @@ _LOOPBACK = "localhost,127.0.0.0/8,::1"
 
 
 class _Transport(HttpxTransport):
-    """Raises httpx's errors only: the one beneath has them for the part of a reply that it reads ahead (64 KiB)."""
+    """Raises httpx's errors only, with their causes: the one beneath does so without, and for what it reads ahead."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
             reply = await super().handle_async_request(request)
+        except httpx.RequestError as error:
+            cause = error.__cause__
+            raise type(error)(_in_words(cause) if isinstance(cause, PyreqwestError) else str(error)) from cause
         except PyreqwestError as error:
             raise _as_httpx(error) from error
         if isinstance(reply.stream, httpx.AsyncByteStream):
@@ -53,9 +56,15 @@ class _Body(httpx.AsyncByteStream):
 
 
 def _as_httpx(error: PyreqwestError) -> httpx.RequestError:
-    if isinstance(error, TimeoutError):
-        return httpx.ReadTimeout(str(error.message))
-    return (httpx.ReadError if isinstance(error, NetworkError) else httpx.DecodingError)(str(error.message))
+    kind = httpx.ReadError if isinstance(error, NetworkError) else httpx.DecodingError
+    return (httpx.ReadTimeout if isinstance(error, TimeoutError) else kind)(_in_words(error))
+
+
+def _in_words(error: PyreqwestError) -> str:
+    """The message with what is at the bottom of it: a refused port and an unknown certificate share the message."""
+    details = getattr(error, "details", None) or {}
+    causes = [cause["message"] for cause in details.get("causes") or ()]
+    return ": ".join(dict.fromkeys([error.message, *causes[-1:]]))
 
 
 class Client(httpx.AsyncClient):
