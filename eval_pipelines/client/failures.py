@@ -63,7 +63,9 @@ class Backoff:
 
 def failure(kind: FailureKind, message: str, *, status: int | None = None) -> Failure:
     """A failure with its message shortened and cleared of anything that looks like a key."""
-    text = _SECRET.sub(r"\1***", " ".join(message.split()))
+    # JSON can carry half a character, and no file can
+    whole = message.encode(errors="replace").decode()
+    text = _SECRET.sub(r"\1***", " ".join(whole.split()))
     return Failure(kind=kind, message=text[:_MAX_MESSAGE] or kind.value, http_status=status)
 
 

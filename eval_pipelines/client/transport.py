@@ -23,36 +23,54 @@ _LOOPBACK = "localhost,127.0.0.0/8,::1"
 
 
 class _Transport(HttpxTransport):
-    """Raises httpx's errors only, with their causes: the one beneath does so without, and for what it reads ahead."""
+    """Raises httpx's errors only, with their causes, and lets go of connections without waiting for a collection.
+
+    The one beneath does so without the causes, and only for the part of a reply that it reads ahead (64 KiB).
+    """
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
             reply = await super().handle_async_request(request)
         except httpx.RequestError as error:
-            cause = error.__cause__
-            raise type(error)(_in_words(cause) if isinstance(cause, PyreqwestError) else str(error)) from cause
+            beneath, kind = error.__cause__, type(error)
+            words = _in_words(beneath) if isinstance(beneath, PyreqwestError) else str(error)
+            # a frame beneath keeps the error, whose traceback keeps the frame, which keeps the connections
+            for one in (error, beneath):
+                if one is not None:
+                    one.__traceback__ = None
+            raise kind(words) from None
         except PyreqwestError as error:
-            raise _as_httpx(error) from error
+            raise _as_httpx(error) from None
+        except ValueError as error:
+            raise httpx.DecodingError(str(error)) from None  # a header that is no text
+        reply.extensions.pop("pyreqwest_response", None)
         if isinstance(reply.stream, httpx.AsyncByteStream):
             reply.stream = _Body(reply.stream)
         return reply
 
+    async def aclose(self) -> None:
+        await super().aclose()
+        del self._client  # idle connections live as long as it does
+
 
 class _Body(httpx.AsyncByteStream):
-    """What of a reply is still to come."""
+    """What of a reply is still to come. A closed one keeps nothing: httpx's replies live until a collection."""
 
     def __init__(self, stream: httpx.AsyncByteStream) -> None:
-        self._stream = stream
+        self._stream: httpx.AsyncByteStream | None = stream
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        assert self._stream is not None
         try:
             async for part in self._stream:
                 yield part
         except PyreqwestError as error:
-            raise _as_httpx(error) from error
+            raise _as_httpx(error) from None
 
     async def aclose(self) -> None:
-        await self._stream.aclose()
+        if self._stream is not None:
+            stream, self._stream = self._stream, None
+            await stream.aclose()
 
 
 def _as_httpx(error: PyreqwestError) -> httpx.RequestError:

@@ -54,7 +54,7 @@ def storable(text: str) -> str:
 
 def reason_text(reason: Any) -> str | None:
     """Why the server stopped; some answer with an object."""
-    return reason if reason is None or isinstance(reason, str) else str(reason)
+    return None if reason is None else storable(str(reason))
 
 
 def tokens(reply: dict[str, Any]) -> dict[str, int | None]:
