@@ -94,7 +94,6 @@ class Told:
     outcomes: list[tuple[Request, Response]]
     report: AskReport
     journalled: dict[str, Response]
-    wall_s: float
     before: Left
     after: Left
     noted: dict[str, list[str]] = dataclasses.field(default_factory=dict)
@@ -126,7 +125,7 @@ async def asked(
         if on_outcome:
             on_outcome(request, response)
 
-    before, started = Left.now(), time.monotonic()
+    before = Left.now()
     with Journal(folder / "journal.jsonl") as journal:
         report = await ask(
             requests,
@@ -137,8 +136,7 @@ async def asked(
             on_outcome=told,
         )
         journalled = dict(journal.answers())
-    wall_s = time.monotonic() - started
-    return Told(outcomes, report, journalled, wall_s, before, await settled(before))
+    return Told(outcomes, report, journalled, before, await settled(before))
 
 
 async def settled(before: Left, within_s: float = 1.0) -> Left:

@@ -141,7 +141,7 @@ async def _stall(link: Connection) -> None:
 async def _headers_without_end(link: Connection) -> None:
     await link.send(HEAD)
     while not link.is_left:
-        await link.send(b"x-more: " + b"x" * 4000 + b"\r\n")
+        await link.send(b"x-more: " + b"x" * 60_000 + b"\r\n")
 
 
 async def _body_without_end(link: Connection) -> None:

@@ -12,7 +12,8 @@ from tests.chaos.asking import WAYS, Chaos, Told, endpoint, told_of
 pytestmark = pytest.mark.slow
 
 N_ATTEMPTS = 3
-TIMEOUT_S = 0.5
+# what must run into it runs into it soon, and nothing else does on a busy machine
+SOON_S, LATE_S = 0.8, 20.0
 RETRIED = {
     "429": "overloaded",
     "429 seconds": "overloaded",
@@ -43,6 +44,8 @@ RETRIED = {
     "closed before the reply": "connection",
     "closed in the headers": "connection",
     "headers without end": "malformed",
+}
+TIMEOUTS = {
     "drip": "timeout",
     "stall after the headers": "timeout",
     "never": "timeout",
@@ -57,7 +60,7 @@ FINAL = {
     "half a character": "rejected",
     "101": "rejected",
 }
-KINDS = {**RETRIED, **FINAL, "asked": "timeout"}
+KINDS = {**RETRIED, **TIMEOUTS, **FINAL}
 
 
 @dataclass
@@ -65,10 +68,21 @@ class Case:
     """One fault, met in one manner."""
 
     fault: str
+    manner: str
+    n_attempts: int
+    timeout_s: float
     told: Told
+
+    @property
+    def failed(self) -> list[list[str]]:
+        """What was done to the prompts that met the fault to the end."""
+        return [attempts for attempts in self.told.noted.values() if attempts[-1] == self.fault]
 
 
 MANNERS: dict[str, dict[str, Any]] = {"sticky": {"of": (0.0, 0.25)}, "passing": {"first": 1}}
+# whoever asks to be left alone is left alone by all: what they refuse for ever they refuse one by one
+WISHES_S = {"429 seconds": 0.2, "429 date": 1.0}
+PARAMS = [(fault, manner) for fault in KINDS for manner in MANNERS if (fault, manner) != ("429 date", "sticky")]
 
 
 @pytest.fixture(scope="module", params=WAYS)
@@ -76,17 +90,15 @@ def way(request: pytest.FixtureRequest) -> dict[str, Any]:
     return WAYS[request.param]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[(fault, manner) for fault in (*RETRIED, *FINAL) for manner in MANNERS],
-    ids=lambda param: f"{param[0]}, {param[1]}",
-)
+@pytest.fixture(scope="module", params=PARAMS, ids=lambda param: f"{param[0]}, {param[1]}")
 def case(request: pytest.FixtureRequest, chaos: Chaos, calm: Told, way: dict[str, Any], tmp_path_factory: Any) -> Case:
     fault, manner = request.param
     chaos.set({"kind": fault, **MANNERS[manner]})
     folder: Path = tmp_path_factory.mktemp("case")
-    server = endpoint(chaos.faces[0], request_timeout_s=TIMEOUT_S, **way)
-    return Case(fault, told_of(chaos, folder, server, max_attempts=N_ATTEMPTS))
+    timeout_s = SOON_S if fault in TIMEOUTS else LATE_S
+    n_attempts = 2 if fault in TIMEOUTS else N_ATTEMPTS
+    server = endpoint(chaos.faces[0], request_timeout_s=timeout_s, **way)
+    return Case(fault, manner, n_attempts, timeout_s, told_of(chaos, folder, server, max_attempts=n_attempts))
 
 
 def test_each_prompt_ends_as_its_last_attempt_did(case) -> None:
@@ -95,16 +107,18 @@ def test_each_prompt_ends_as_its_last_attempt_did(case) -> None:
     assert told == done
 
 
-def test_what_met_the_fault_is_exactly_what_failed(case, request) -> None:
-    n_final = sum(attempts[-1] == case.fault for attempts in case.told.noted.values())
-    assert (n_final > 0) == ("sticky" in request.node.name or case.fault in FINAL), "the case is about something"
-    assert case.told.report.failures == ({KINDS[case.fault]: n_final} if n_final else {})
+def test_what_met_the_fault_is_exactly_what_failed(case) -> None:
+    assert case.told.report.failures == ({KINDS[case.fault]: len(case.failed)} if case.failed else {})
+
+
+def test_what_could_be_answered_was(case) -> None:
+    assert bool(case.failed) == (case.manner == "sticky" or case.fault in FINAL)
+    assert case.told.report.n_answered == 40 - len(case.failed)
 
 
 def test_each_prompt_is_asked_as_often_as_it_may_help(case) -> None:
-    expected = N_ATTEMPTS if case.fault in RETRIED else 1
-    failed = [attempts for attempts in case.told.noted.values() if attempts[-1] == case.fault]
-    assert [len(attempts) for attempts in failed] == [expected] * len(failed)
+    expected = 1 if case.fault in FINAL else case.n_attempts
+    assert [len(attempts) for attempts in case.failed] == [expected] * len(case.failed)
 
 
 def test_the_attempts_that_are_told_are_those_the_server_counted(case) -> None:
@@ -129,8 +143,11 @@ def test_each_outcome_is_told_once(case) -> None:
 
 
 def test_it_ends_in_time(case) -> None:
-    wish_s = {"429 seconds": 0.2, "429 date": 1.0}.get(case.fault, 0.0) * 1.1
-    assert case.told.wall_s < N_ATTEMPTS * (TIMEOUT_S + 0.02) + (N_ATTEMPTS - 1) * wish_s + 1.0
+    # without a timeout nothing waits but for the backoff: the rest is what a busy machine takes
+    timeout_s = case.timeout_s if case.fault in TIMEOUTS else 0.0
+    n_wishes = sum(attempts.count(case.fault) for attempts in case.told.noted.values()) if case.failed else 2
+    wishes_s = 1.2 * WISHES_S.get(case.fault, 0.0) * n_wishes
+    assert case.told.report.wall_s < case.n_attempts * (timeout_s + 0.02) + wishes_s + 2.0
 
 
 def test_no_task_file_or_thread_is_left(case) -> None:
