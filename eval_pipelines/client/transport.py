@@ -4,6 +4,7 @@ httpx's own pool walks all connections at every request: above about 50 in fligh
 Source: pyreqwest documentation, "HTTPX compatibility"; reqwest documentation, "NoProxy".
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
@@ -29,6 +30,7 @@ class _Transport(HttpxTransport):
     """
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        n_cancels = _n_cancels()
         try:
             reply = await super().handle_async_request(request)
         except httpx.RequestError as error:
@@ -43,6 +45,8 @@ class _Transport(HttpxTransport):
             raise _as_httpx(error) from None
         except ValueError as error:
             raise httpx.DecodingError(str(error)) from None  # a header that is no text
+        finally:
+            _heed_cancel(n_cancels)
         reply.extensions.pop("pyreqwest_response", None)
         if isinstance(reply.stream, httpx.AsyncByteStream):
             reply.stream = _Body(reply.stream)
@@ -61,16 +65,31 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         assert self._stream is not None
+        n_cancels = _n_cancels()
         try:
             async for part in self._stream:
+                _heed_cancel(n_cancels)
                 yield part
         except PyreqwestError as error:
             raise _as_httpx(error) from None
+        finally:
+            _heed_cancel(n_cancels)
 
     async def aclose(self) -> None:
         if self._stream is not None:
             stream, self._stream = self._stream, None
             await stream.aclose()
+
+
+def _n_cancels() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def _heed_cancel(n_before: int) -> None:
+    """Pass on a cancel that came together with a reply: the transport beneath forgets it, and its task goes on."""
+    if _n_cancels() > n_before:
+        raise asyncio.CancelledError
 
 
 def _as_httpx(error: PyreqwestError) -> httpx.RequestError:
