@@ -31,6 +31,7 @@ _UNSUPPORTED = re.compile(
 )
 _BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
 _SECRET = re.compile(r"(?i)(bearer\s+|sk-|hf_|nvapi-|api[_-]?key[\"'=:\s]+)[A-Za-z0-9._~+/=-]{6,}")
+_STATUS = re.compile("[0-9]{3}")
 _MAX_MESSAGE = 500
 
 
@@ -103,7 +104,7 @@ def from_error_object(error: Any, *, status: int = 200) -> Failure:
         else repr(error)
     )
     code = error.get("code") if isinstance(error, dict) else None
-    named = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdigit()) else None
+    named = int(code) if isinstance(code, int) or (isinstance(code, str) and _STATUS.fullmatch(code)) else None
     if named is not None and 400 <= named < 600:
         kind = _kind_of(named, f"{code} {text}")
     else:
@@ -118,7 +119,7 @@ def error_text(body: bytes) -> str:
     """The server's own words in an error body: OpenAI's, FastAPI's or plain text."""
     try:
         data = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body[:2000].decode(errors="replace")
     if isinstance(data, dict):
         error = data.get("error", data)

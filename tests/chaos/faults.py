@@ -110,6 +110,8 @@ PAGES: dict[str, Callable[[], bytes]] = {
     "204": lambda: b"HTTP/1.1 204 No Content\r\n\r\n",
     "101": lambda: b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
     "header bytes": lambda: error("it broke", "500 Internal Server Error", "x-note: caf\udce9 \udcff"),
+    "nested too deep": lambda: reply(b"[" * 90_000, "400 Bad Request"),
+    "code that is no number": lambda: reply({"error": {"message": "no", "code": "\u00b2"}}),
     "half a character": lambda: reply(b'{"error": {"message": "bad \\ud83d"}}', "400 Bad Request"),
 }
 

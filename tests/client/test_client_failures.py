@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from eval_pipelines.client import failures
+from eval_pipelines.client.dialects import openai_chat
 from eval_pipelines.client.exchange import post
 from eval_pipelines.client.failures import Backoff
 from eval_pipelines.client.fanout import Limits, ask
@@ -324,6 +325,11 @@ def test_a_text_that_looks_like_a_key_is_redacted_even_if_it_is_not_ours(key) ->
 )
 def test_an_error_object_is_read_by_its_code_then_by_its_words(error, kind) -> None:
     assert failures.from_error_object(error).kind == kind
+
+
+@pytest.mark.parametrize("count", [-1, 10**30, "7", None, 1.5])
+def test_a_count_of_tokens_that_cannot_be_one_is_not_told(count) -> None:
+    assert openai_chat.tokens({"usage": {"prompt_tokens": count}})["prompt_tokens"] is None
 
 
 def test_a_long_message_is_shortened() -> None:

@@ -10,6 +10,8 @@ import httpx
 from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import FailureKind, Request
 
+_MANY = 2**40  # no reply has as many tokens, and a sum of such numbers could not be landed
+
 
 def path(_served_name: str) -> str:
     """The route of chat completions."""
@@ -62,7 +64,7 @@ def tokens(reply: dict[str, Any]) -> dict[str, int | None]:
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    return {name: count if isinstance(count, int) and count >= 0 else None for name, count in counts.items()}
+    return {name: count if isinstance(count, int) and 0 <= count < _MANY else None for name, count in counts.items()}
 
 
 async def served_names(client: httpx.AsyncClient, url: str, _served_name: str) -> list[str] | None:
