@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from eval_pipelines.client import failures, gate, polling, streaming
+from eval_pipelines.client import failures, gate, polling, streaming, transport
 from eval_pipelines.records import FailureKind
 
 # what every request carries; any other header may hold a key
@@ -34,6 +34,8 @@ async def post(
             return await polling.answer(client, url, body, look_again, _object_in)
         if idle_timeout_s is not None:
             return await streaming.answer(client, url, body, spoken, headers, idle_timeout_s, _object_in)
+        if isinstance(client, transport.Client):
+            return _object_in(await client.post_bytes(url, body, headers))
         return _object_in(await client.post(url, content=body, headers=headers))
     except httpx.HTTPError as error:
         failed, retry_after_s = failures.from_exception(error), None

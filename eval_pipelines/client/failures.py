@@ -83,6 +83,7 @@ _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 _HTML = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", re.IGNORECASE | re.DOTALL)
 _BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
 _SECRET = re.compile(r"(?i)(bearer\s+|sk-|hf_|nvapi-|api[_-]?key[\"'=:\s]+)[A-Za-z0-9._~+/=-]{6,}")
+_STATUS = re.compile("[0-9]{3}")
 _MAX_MESSAGE = 500
 
 
@@ -115,7 +116,9 @@ class Backoff:
 
 def failure(kind: FailureKind, message: str, *, status: int | None = None) -> Failure:
     """A failure with its message shortened and cleared of anything that looks like a key."""
-    text = _SECRET.sub(r"\1***", " ".join(message.split()))
+    # JSON can carry half a character, and no file can
+    whole = message.encode(errors="replace").decode()
+    text = _SECRET.sub(r"\1***", " ".join(whole.split()))
     return Failure(kind=kind, message=text[:_MAX_MESSAGE] or kind.value, http_status=status)
 
 
@@ -129,11 +132,8 @@ def without(failed: Failure, secrets: Iterable[str]) -> Failure:
 
 def from_exception(error: Exception) -> Failure:
     """What an HTTP client exception means."""
-    details = getattr(error.__cause__, "details", None)
-    causes: list[dict[str, str]] = (details.get("causes") if isinstance(details, dict) else None) or []
-    # the first holds the URL, the last what really happened
-    why = f": {causes[-1]['message']}" if len(causes) > 1 else ""
-    text = f"{type(error).__name__}: {error}{why}"
+    why = str(error)  # ends in what is at the bottom of it
+    text = f"{type(error).__name__}: {why}"
     if isinstance(error, httpx.TimeoutException):
         return failure(FailureKind.TIMEOUT, text)
     if isinstance(error, httpx.DecodingError) or _CUT.search(why):
@@ -158,7 +158,7 @@ def from_error_object(error: Any, *, status: int = 200) -> Failure:
     """An error object in a 2xx reply: decided by the code it names, else by its words."""
     words, text = _told(error)
     code = error.get("code") if isinstance(error, dict) else None
-    named = int(code) if isinstance(code, int) or (isinstance(code, str) and code.isdigit()) else None
+    named = int(code) if isinstance(code, int) or (isinstance(code, str) and _STATUS.fullmatch(code)) else None
     if named is not None and 400 <= named < 600:
         kind = _kind_of(named, words)
     else:

@@ -54,11 +54,14 @@ class Journal:
         self._fd = fd
 
     def close(self) -> None:
-        """Sync and release. Safe to call twice."""
+        """Sync and release. Safe to call twice. Raises WarehouseError when the disk says only now that it is full."""
         if self._fd is not None:
             fd, self._fd = self._fd, None
             try:
-                os.fsync(fd)
+                if os.fstat(fd).st_nlink:  # a removed one is landed: there is nothing to keep
+                    os.fsync(fd)
+            except OSError as error:
+                raise _not_written(self.path, error) from error
             finally:
                 os.close(fd)
 
@@ -82,10 +85,7 @@ class Journal:
                 self._synced_at = time.monotonic()
         except OSError as error:
             os.ftruncate(self._fd, end)
-            raise WarehouseError(
-                f"could not write {self.path}: {error.strerror}; {_free(self.path)}. Free some space (or point "
-                f"data_root elsewhere) and materialize again: every answer up to here is kept and not asked again."
-            ) from error
+            raise _not_written(self.path, error) from error
 
     def answers(self) -> dict[str, Response]:
         """Every answer written so far, by request digest."""
@@ -130,6 +130,13 @@ def entries(path: Path) -> Iterator[tuple[Place | None, Response]]:
                 yield place and Place(*place), Response.model_validate(told)
             except (ValueError, TypeError, AttributeError):
                 continue
+
+
+def _not_written(path: Path, error: OSError) -> WarehouseError:
+    return WarehouseError(
+        f"could not write {path}: {error.strerror}; {_free(path)}. Free some space (or point data_root elsewhere) and "
+        f"materialize again: every answer up to here is kept and not asked again."
+    )
 
 
 def _free(path: Path) -> str:

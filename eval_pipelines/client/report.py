@@ -60,7 +60,7 @@ class AskReport:
         return _percentile(self.latencies_s, share)
 
     @property
-    def streamed(self) -> dict[str, float | None]:
+    def streamed(self) -> dict[str, Any]:
         """Fields of an Evaluation that streams tell; None where nothing was streamed."""
         return {
             "ttft_p50_s": _percentile(self.ttfts_s, 0.50),

@@ -7,9 +7,11 @@ token; and what breaks beyond that comes out as an error that is not httpx's. He
 Source  pyreqwest 0.15, "HTTPX compatibility", `streamed_read_buffer_limit`; reqwest documentation, "NoProxy"
 """
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import cached_property
 
 import httpx
 from pyreqwest import client as reqwest
@@ -41,6 +43,18 @@ class Client(httpx.AsyncClient):
     gate: Gate
     unfinished: Unfinished
     idle_timeout_s: float | None
+
+    async def post_bytes(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
+        """`post`, for bytes that are sent as they are and a reply that is wanted whole. Raises httpx.HTTPError.
+
+        httpx looks for cookies, redirects, authentication and the like at every request; this costs half of it.
+        """
+        assert isinstance(self._transport, _Transport), "made by open_client"
+        return await self._transport.whole(url, body, {**self._plain_headers, **(headers or {})}, self.timeout.read)
+
+    @cached_property
+    def _plain_headers(self) -> dict[str, str]:
+        return dict(self.headers)
 
 
 def open_client(endpoint: Endpoint) -> Client:
@@ -78,10 +92,29 @@ def open_client(endpoint: Endpoint) -> Client:
 
 
 class _Transport(httpx.AsyncBaseTransport):
-    """httpx on pyreqwest. Of httpx's four timeouts `read` counts, for the whole of an attempt."""
+    """httpx on pyreqwest. Of httpx's four timeouts `read` counts, for the whole of an attempt.
+
+    Raises httpx's errors only, and lets go of connections without waiting for a collection.
+    """
 
     def __init__(self, client: reqwest.Client) -> None:
         self._client = client
+
+    async def whole(self, url: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None) -> httpx.Response:
+        """Send a POST, and read all of its reply. Raises httpx.HTTPError."""
+        builder = self._client.post(url).headers(headers).body_bytes(body)
+        if timeout_s is not None:
+            builder = builder.timeout(timedelta(seconds=timeout_s))
+        n_cancels = _n_cancels()
+        try:
+            reply = await builder.build().send()
+            content = bytes(await reply.bytes())
+            told = list(reply.headers.items())
+        except (exceptions.PyreqwestError, ValueError) as error:
+            raise _in_httpx(error) from None
+        finally:
+            _heed_cancel(n_cancels)
+        return httpx.Response(reply.status, headers=told, content=content)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send it; the reply's body is still to be read. Raises httpx.HTTPError."""
@@ -91,42 +124,60 @@ class _Transport(httpx.AsyncBaseTransport):
             builder = builder.timeout(timedelta(seconds=timeout_s))
         is_to_arrive = AS_IT_ARRIVES in request.extensions
         opened = (builder.streamed_read_buffer_limit(0) if is_to_arrive else builder).build_streamed()
+        n_cancels = _n_cancels()
         try:
             reply = await opened.__aenter__()
-        except exceptions.PyreqwestError as error:
-            raise _in_httpx(error, request) from error
-        body = _Body(reply.body_reader, opened, request, is_to_arrive)
-        return httpx.Response(reply.status, headers=list(reply.headers.items()), stream=body)
+            told = list(reply.headers.items())
+        except (exceptions.PyreqwestError, ValueError) as error:
+            raise _in_httpx(error) from None
+        finally:
+            _heed_cancel(n_cancels)
+        return httpx.Response(reply.status, headers=told, stream=_Body(reply.body_reader, opened, is_to_arrive))
 
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.close()
+        del self._client  # idle connections live as long as it does
 
 
 class _Body(httpx.AsyncByteStream):
     """What a reply holds: as it arrives, or in parts as large as can be had."""
 
     def __init__(
-        self,
-        reader: ResponseBodyReader,
-        opened: AbstractAsyncContextManager[Response],
-        request: httpx.Request,
-        is_to_arrive: bool,
+        self, reader: ResponseBodyReader, opened: AbstractAsyncContextManager[Response], is_to_arrive: bool
     ) -> None:
         self._read = reader.read_chunk if is_to_arrive else reader.read
-        self._opened, self._request = opened, request
+        self._opened: AbstractAsyncContextManager[Response] | None = opened
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """The parts. Raises httpx.HTTPError where they end too early."""
+        n_cancels = _n_cancels()
         try:
             while (part := await self._read()) is not None:
+                _heed_cancel(n_cancels)
                 yield bytes(part)
         except exceptions.PyreqwestError as error:
-            raise _in_httpx(error, self._request) from error
+            raise _in_httpx(error) from None
+        finally:
+            _heed_cancel(n_cancels)
 
     async def aclose(self) -> None:
-        """Give the connection back if all was read, else close it."""
-        await self._opened.__aexit__(None, None, None)
+        """Give the connection back if all was read, else close it; a closed one keeps nothing."""
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            del self._read
+            await opened.__aexit__(None, None, None)
+
+
+def _n_cancels() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
+
+
+def _heed_cancel(n_before: int) -> None:
+    """Pass on a cancel that came together with a reply: the transport beneath forgets it, and its task goes on."""
+    if _n_cancels() > n_before:
+        raise asyncio.CancelledError
 
 
 # the first that an error is an instance of counts
@@ -145,8 +196,19 @@ _IN_HTTPX: tuple[tuple[type[exceptions.PyreqwestError], type[httpx.RequestError]
 )
 
 
-def _in_httpx(error: exceptions.PyreqwestError, request: httpx.Request) -> httpx.RequestError:
-    return next(theirs for ours, theirs in _IN_HTTPX if isinstance(error, ours))(error.message, request=request)
+def _in_httpx(error: exceptions.PyreqwestError | ValueError) -> httpx.RequestError:
+    # a frame beneath keeps the error, whose traceback keeps the frame, which keeps the connections
+    error.__traceback__ = None
+    if isinstance(error, ValueError):
+        return httpx.DecodingError(str(error))  # a header that is no text
+    return next(theirs for ours, theirs in _IN_HTTPX if isinstance(error, ours))(_in_words(error))
+
+
+def _in_words(error: exceptions.PyreqwestError) -> str:
+    """The message with what is at the bottom of it: a refused port and an unknown certificate share the message."""
+    details = getattr(error, "details", None) or {}
+    causes = [cause["message"] for cause in details.get("causes") or ()]
+    return ": ".join(dict.fromkeys([error.message, *causes[-1:]]))
 
 
 def _proxy(proxy: Proxy) -> ProxyBuilder:

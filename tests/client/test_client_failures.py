@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from eval_pipelines.client import failures
+from eval_pipelines.client.dialects import openai_chat
 from eval_pipelines.client.exchange import post
 from eval_pipelines.client.failures import Backoff
 from eval_pipelines.client.fanout import Limits, ask
@@ -138,6 +139,8 @@ WIRE = {
     "not_http": ([b"SSH-2.0-OpenSSH_9.6\r\n"], False, "malformed"),
     "reset_in_the_body": ([OK + b'content-length: 900\r\n\r\n{"choices": [{"te'], True, "connection"),
     "closed_in_the_body": ([OK + b'content-length: 900\r\n\r\n{"choices": [{"te'], False, "malformed"),
+    # beyond what the transport reads ahead
+    "closed_in_a_long_body": ([OK + b"content-length: 900000\r\n\r\n", b" " * 200_000], False, "malformed"),
     "broken_chunks": ([OK + b"transfer-encoding: chunked\r\n\r\nzz\r\n"], False, "malformed"),
     "gzip_that_is_none": ([OK + b"content-encoding: gzip\r\ncontent-length: 9\r\n\r\nnot gzip!"], False, "malformed"),
     "no_utf8": ([OK + b'content-length: 11\r\n\r\n{"a": "\xff\xfe"}'], False, "malformed"),
@@ -169,7 +172,7 @@ async def test_what_breaks_on_the_wire_is_a_failure(tmp_path, name) -> None:
                 limits=Limits(max_attempts=2, backoff=QUICK),
                 on_outcome=lambda _, response: outcomes.append(response),
             )
-    assert [(one.failure.kind, one.n_attempts) for one in outcomes if one.failure] == [(kind, 2)]
+    assert [(one.failure.kind, one.n_attempts) for one in outcomes if one.failure] == [(kind, 2)], outcomes
 
 
 def json_reply(body: str) -> bytes:
@@ -331,6 +334,11 @@ def test_a_text_that_looks_like_a_key_is_redacted_even_if_it_is_not_ours(key) ->
 )
 def test_an_error_object_is_read_by_its_code_then_by_its_words(error, kind) -> None:
     assert failures.from_error_object(error).kind == kind
+
+
+@pytest.mark.parametrize("count", [-1, 10**30, "7", None, 1.5])
+def test_a_count_of_tokens_that_cannot_be_one_is_not_told(count) -> None:
+    assert openai_chat.tokens({"usage": {"prompt_tokens": count}})["prompt_tokens"] is None
 
 
 def test_a_long_message_is_shortened() -> None:

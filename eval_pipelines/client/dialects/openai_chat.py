@@ -12,6 +12,7 @@ from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import FailureKind, Request
 
 streamed, Whole = _openai_stream.asking, _openai_stream.Whole
+_MANY = 2**40  # no reply has as many tokens, and a sum of such numbers could not be landed
 
 
 def path(_served_name: str) -> str:
@@ -65,7 +66,7 @@ def storable(text: str) -> str:
 
 def reason_text(reason: Any) -> str | None:
     """Why the server stopped; some answer with an object."""
-    return reason if reason is None or isinstance(reason, str) else str(reason)
+    return None if reason is None else storable(str(reason))
 
 
 def tokens(reply: dict[str, Any]) -> dict[str, int | None]:
@@ -73,10 +74,14 @@ def tokens(reply: dict[str, Any]) -> dict[str, int | None]:
     usage = reply.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     counts = {name: usage.get(name) for name in ("prompt_tokens", "completion_tokens")}
-    told = {name: count if isinstance(count, int) and count >= 0 else None for name, count in counts.items()}
     details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    return {**told, "cached_prompt_tokens": cached} if isinstance(cached, int) and cached >= 0 else told
+    told = {name: _count(count) for name, count in counts.items()}
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else None
+    return told if cached is None else {**told, "cached_prompt_tokens": cached}
+
+
+def _count(value: Any) -> int | None:
+    return value if isinstance(value, int) and 0 <= value < _MANY else None
 
 
 async def served_names(client: httpx.AsyncClient, url: str, _served_name: str) -> list[str] | None:
