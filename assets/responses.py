@@ -1,7 +1,9 @@
 """`responses/<benchmark>`, by model: lease an endpoint, ask what is not known yet, land it."""
 
 import asyncio
+import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,16 +13,19 @@ from pydantic import Field
 from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
-from eval_pipelines.records import Evaluation, Request, Response
+from eval_pipelines.records import Evaluation, Request, Response, utc_now
 from resources.benchmarks import BenchmarksResource
 from resources.endpoints import EndpointsResource
 from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:
     from eval_pipelines.benchmarks.harness import Benchmark
+    from eval_pipelines.client.chain import Chain
+    from eval_pipelines.client.interception import Context
     from eval_pipelines.client.report import AskReport
     from eval_pipelines.endpoint import Endpoint
     from eval_pipelines.evaluate import Asked
+    from eval_pipelines.models import Model
     from eval_pipelines.serving.metrics import ServerSummary
 
 _LOG_EVERY_S = 10.0
@@ -48,7 +53,7 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
         deps=[["samples", name]],
         partitions_def=models,
         group_name="responses",
-        code_version=spec.code_version,
+        code_version=spec.asking_version,
         kinds={"parquet"},
         description=f"What each model answered to {name}. Answered questions are never asked twice of one model version.",
     )
@@ -61,8 +66,9 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         limit = config.limit or spec.limit
         with told_plainly():
-            benchmark = benchmarks.load(name, limit=limit)
-            asked, of_server = asyncio.run(_ask(context, benchmark, limit, config.reuse, endpoints, warehouse))
+            benchmark = benchmarks.load(name, limit=limit, model=context.partition_key)
+            chain = benchmarks.chain(name, context.partition_key)
+            asked, of_server = asyncio.run(_ask(context, benchmark, chain, limit, config.reuse, endpoints, warehouse))
         context.log.info(_in_words(asked))
         metadata = _metadata(asked, benchmark, warehouse) | of_server
         with told_plainly(metadata):
@@ -78,19 +84,25 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
 async def _ask(
     context: dg.AssetExecutionContext,
     benchmark: "Benchmark",
+    chain: "Chain",
     limit: int | None,
     reuse: bool,
     endpoints: EndpointsResource,
     warehouse: WarehouseResource,
 ) -> tuple["Asked", dict[str, dg.MetadataValue]]:
-    from eval_pipelines.evaluate import ask_benchmark
+    from eval_pipelines.evaluate import ask_benchmark, evaluation_id
     from eval_pipelines.serving.scraping import Scraper
 
     landing = warehouse.landing
     model = endpoints.model(context.partition_key)
+    key = evaluation_id(model, benchmark, limit)
     landing.land_samples(benchmark.name, benchmark.ask_version, benchmark.samples())
     async with endpoints.lease(
-        model, needs=benchmark.needs, who=f"run {context.run.run_id[:8]}, {benchmark.name}", on_wait=context.log.info
+        model,
+        needs=benchmark.needs,
+        who=f"run {context.run.run_id[:8]}, {benchmark.name}",
+        on_wait=context.log.info,
+        chain=chain,
     ) as endpoint:
         context.log.info(f"{model.key} answers at {endpoint.url} ({endpoint.backend} {endpoint.server_version or ''})")
 
@@ -101,6 +113,10 @@ async def _ask(
             landing.land_server_metrics(evaluation, watched.records)
             landing.land_evaluation(evaluation)
 
+        def known() -> Mapping[str, Response]:
+            answered = landing.answered(model.key, model.fingerprint) if reuse else {}
+            return chain.reusable(answered, benchmark.requests(), utc_now())
+
         with _Progress(context, f"{model.key} {benchmark.name}") as progress:
             asked = await ask_benchmark(
                 benchmark,
@@ -110,15 +126,33 @@ async def _ask(
                 run_id=context.run.run_id,
                 asked_by=_asked_by(context.run),
                 journals=warehouse.config.data_root / "journal",
-                known=lambda: landing.answered(model.key, model.fingerprint) if reuse else {},
+                known=known,
                 land=land,
                 while_asking=watched,
                 on_progress=progress,
                 on_wait=lambda: context.log.info(
                     "another run is asking this cell: waiting for it, then taking over its answers"
                 ),
+                interceptors=chain.attempts(_where(context, model, benchmark.name, key, warehouse)),
             )
         return asked, _of_server(endpoint, watched.summary)
+
+
+def _where(
+    context: dg.AssetExecutionContext, model: "Model", benchmark: str, key: str, warehouse: WarehouseResource
+) -> "Context":
+    """Where the interceptors of an evaluation work."""
+    from eval_pipelines.client.interception import Context
+
+    return Context(
+        folder=warehouse.config.data_root / "logs" / key,
+        evaluation_id=key,
+        run_id=context.run.run_id,
+        model_key=str(model.key),
+        benchmark=benchmark,
+        log=context.log.info,
+        environment=os.environ,
+    )
 
 
 def _asked_by(run: dg.DagsterRun) -> str:
@@ -196,6 +230,8 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
     for name in ("latency_p50_s", "latency_p95_s", "latency_p99_s"):
         if (seconds := getattr(one, name)) is not None:
             told[name] = round(seconds, 4)
+    if report.told:
+        told["interceptors"] = dg.MetadataValue.json(dict(report.told))
     return {key: value if isinstance(value, dg.MetadataValue) else _plain(value) for key, value in told.items()}
 
 

@@ -6,7 +6,7 @@ left in its journal is not asked again.
 
 import asyncio
 import json
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,8 +15,10 @@ from typing import Any
 
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.fanout import Limits, ask
+from eval_pipelines.client.interception import Interceptor
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.report import AskReport, Progress
+from eval_pipelines.config import InterceptorEntry
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import FailureBudgetError
 from eval_pipelines.keys import digest
@@ -44,6 +46,12 @@ class Asked:
 
     def raise_if_over_budget(self, max_failed_share: float) -> None:
         """Raises FailureBudgetError when too many requests have no answer. What was answered is landed by then."""
+        if self.report.stopped:
+            raise FailureBudgetError(
+                f"{self.evaluation.model_key} on {self.evaluation.benchmark}: asking was stopped, "
+                f"{self.report.n_not_asked} requests have no outcome. {self.report.stopped} "
+                f"The {self.evaluation.n_answered} answers are landed: materialize again to ask only the rest."
+            )
         if self.evaluation.is_within_budget:
             return
         asked, report = self.evaluation, self.report
@@ -58,7 +66,14 @@ class Asked:
 
 def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
     """Digest of what is asked of whom: one model version, one version of the questions, how many."""
-    return digest([str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit], n_bytes=8)
+    asked = [str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit]
+    changes = asked_as(model.interceptors)
+    return digest([*asked, changes] if changes else asked, n_bytes=8)
+
+
+def asked_as(interceptors: Iterable[InterceptorEntry]) -> list[dict[str, Any]]:
+    """What a model's interceptors change of what it is asked, as plain JSON; a benchmark's are in its version."""
+    return [one.in_words for one in interceptors if one.is_of(("request",))]
 
 
 async def ask_benchmark(
@@ -75,6 +90,7 @@ async def ask_benchmark(
     while_asking: AbstractAsyncContextManager[Any] | None = None,
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] = lambda: None,
+    interceptors: Sequence[Interceptor] = (),
 ) -> Asked:
     """Ask what is not known yet, land it, and say how it went.
 
@@ -89,9 +105,7 @@ async def ask_benchmark(
         WarehouseError: the disk is full. Every answer so far is in the journal.
     """
     requests = {request.digest: request for request in benchmark.requests()}
-    key = evaluation_id(model, benchmark, limit)
-    spec = benchmark.spec
-    outcomes: dict[str, Response] = {}
+    key, spec, outcomes = evaluation_id(model, benchmark, limit), benchmark.spec, dict[str, Response]()
     journal = Journal(journals / f"{key}.jsonl")
     await _open_in_turn(journal, on_wait)
     try:
@@ -110,6 +124,7 @@ async def ask_benchmark(
                 limits=Limits(endpoint.max_in_flight, spec.max_attempts, share_of_missing),
                 on_outcome=lambda request, response: outcomes.__setitem__(request.digest, response),
                 on_progress=on_progress,
+                interceptors=interceptors,
             )
         new = recovered | outcomes
         evaluation = _evaluation(
@@ -161,7 +176,7 @@ def _evaluation(
     n_answered: int,
 ) -> Evaluation:
     spec = benchmark.spec
-    parameters = {
+    parameters: dict[str, Any] = {
         "task": spec.task,
         "limit": limit,
         "protocol": spec.protocol,
@@ -169,6 +184,10 @@ def _evaluation(
         "generation": spec.generation,
         "system_prompt": spec.system_prompt,
     }
+    if spec.interceptors or model.interceptors:
+        listed = {"benchmark": spec.interceptors, "model": model.interceptors}
+        parameters["interceptors"] = {whose: [one.in_words for one in found] for whose, found in listed.items()}
+        parameters["asked_as"] = asked_as(model.interceptors)
     return Evaluation(
         evaluation_id=key,
         run_id=run_id,

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from eval_pipelines.client.redaction import SECRET
 from eval_pipelines.records import Failure, FailureKind, utc_now
 
 RETRYABLE = frozenset(
@@ -30,7 +31,6 @@ _UNSUPPORTED = re.compile(
     r"not (supported|implemented)|unsupported|unrecognized|unknown (field|parameter)", re.IGNORECASE
 )
 _BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
-_SECRET = re.compile(r"(?i)(bearer\s+|sk-|hf_|nvapi-|api[_-]?key[\"'=:\s]+)[A-Za-z0-9._~+/=-]{6,}")
 _MAX_MESSAGE = 500
 
 
@@ -63,7 +63,7 @@ class Backoff:
 
 def failure(kind: FailureKind, message: str, *, status: int | None = None) -> Failure:
     """A failure with its message shortened and cleared of anything that looks like a key."""
-    text = _SECRET.sub(r"\1***", " ".join(message.split()))
+    text = SECRET.sub(r"\1***", " ".join(message.split()))
     return Failure(kind=kind, message=text[:_MAX_MESSAGE] or kind.value, http_status=status)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from eval_pipelines.client import batches, exchange, failures, gate
+from eval_pipelines.client import batches, exchange, failures, gate, interception
 from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking
 from eval_pipelines.client.journal import Journal
@@ -89,6 +89,7 @@ async def ask(
     started = time.perf_counter()
     source = batches.of_repeats(requests, endpoint.n_per_request)
     n_workers = min(limits.max_in_flight, endpoint.max_in_flight, max(n_requests, 1))
+    interception.begin(interceptors, report, endpoint)
     try:
         async with open_client(endpoint) as client, asyncio.TaskGroup() as group:
             workers = [group.create_task(run.work(client, source)) for _ in range(n_workers)]
@@ -97,6 +98,8 @@ async def ask(
     except BaseExceptionGroup as several:
         # one worker's full disk or interrupt ends them all: the reader needs that one error, not a group
         raise _first(several) from None
+    finally:
+        report.told = await interception.finish(interceptors)
     report.wall_s = time.perf_counter() - started
     report.n_not_asked = n_requests - report.n_done
     if on_progress:
@@ -188,8 +191,10 @@ class _Run:
         outcome: _Outcome,
     ) -> None:
         url = f"{replica.url}{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
-        for interceptor in self._interceptors:
-            interceptor.sending(attempt)
+        if self._interceptors and (refused := interception.send(self._interceptors, attempt)):
+            outcome.failure = refused
+            interception.receive(self._interceptors, attempt)
+            return
         # before the clock starts: waiting is no latency
         turn = await gate.turn(client, url, batch[0], n_answers=len(batch))
         outcome.asked_at, started = utc_now(), time.perf_counter()
@@ -205,9 +210,8 @@ class _Run:
             for told in outcome.told:
                 told.pop("is_greedy", None)
         if self._interceptors:
-            attempt.failure, attempt.latency_s = outcome.failure, outcome.latency_s
-            for interceptor in reversed(self._interceptors):
-                interceptor.received(attempt)
+            attempt.told, attempt.failure, attempt.latency_s = outcome.told, outcome.failure, outcome.latency_s
+            interception.receive(self._interceptors, attempt)
 
     def _dialect(self, operation: str) -> ModuleType:
         if operation not in self._dialects:
