@@ -6,7 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import ModuleType
 from typing import Any
@@ -156,7 +156,7 @@ class _Run:
             n_restarts = watch.n_restarts if watch else 0
             # the choices of one question share its text
             index, replica = router.begin(first.sample_id, tried=tried)
-            attempt, outcome = replace(attempt, n_attempt=n_attempts, headers={}), _Outcome()
+            attempt, outcome = Attempt(first, attempt.body, n_attempts), _Outcome()
             try:
                 await self._attempt(client, replica, batch, spoken, body, attempt, outcome)
             finally:

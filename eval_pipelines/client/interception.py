@@ -96,7 +96,8 @@ def send(interceptors: Sequence[Interceptor], attempt: Attempt) -> Failure | Non
             interceptor.sending(attempt)
     except Refused as refused:
         attempt.failure = refused.failure
-    return attempt.failure
+        return refused.failure
+    return None
 
 
 def receive(interceptors: Sequence[Interceptor], attempt: Attempt) -> None:

@@ -92,13 +92,17 @@ class _Webhook(Interceptor):
             )
             return
         async with httpx.AsyncClient(timeout=self.spec.timeout_s, trust_env=False) as client:
-            while not self._is_over:
+            is_last = False
+            while not is_last:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._due.wait(), self.spec.every_s)
                 self._due.clear()
-                if self.n != self._n_at_last or self._is_over:
+                is_last = self._is_over
+                if self.n != self._n_at_last or is_last:
                     self._n_at_last = self.n
                     await self._call(client, url)
+                if self._is_over:
+                    self._due.set()
 
     async def _call(self, client: Any, url: str) -> None:
         import httpx
