@@ -89,8 +89,8 @@ async def ask(
     started = time.perf_counter()
     source = batches.of_repeats(requests, endpoint.n_per_request)
     n_workers = min(limits.max_in_flight, endpoint.max_in_flight, max(n_requests, 1))
-    interception.begin(interceptors, report, endpoint)
     try:
+        interception.begin(interceptors, report, endpoint)
         async with open_client(endpoint) as client, asyncio.TaskGroup() as group:
             workers = [group.create_task(run.work(client, source)) for _ in range(n_workers)]
             if on_progress:

@@ -53,6 +53,8 @@ def spec(*listed: Any) -> BenchmarkSpec:
         (["- log: {first_n: -1}"], "7: benchmarks.b.interceptors[0].log.first_n: must be at least 0, not -1"),
         (["- caching: {reuse: nevr}"], "7: benchmarks.b.interceptors[0].caching.reuse: must be 'always', 'never' or"),
         (["- {log: {}, reasoning: {}}"], "7: benchmarks.b.interceptors[0]: must be the name of an interceptor, or one"),
+        (["  log"], "6: benchmarks.b.interceptors: must be a list, not text"),
+        (["  log: {}"], "6: benchmarks.b.interceptors: must be a list, not a mapping"),
         (["- 3"], "7: benchmarks.b.interceptors[0]: must be the name of an interceptor, or one name with its options"),
         (["- log", "- log"], "8: benchmarks.b.interceptors[1]: 'log' is listed already"),
         (

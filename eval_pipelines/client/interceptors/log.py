@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BufferedWriter
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,9 @@ class _Log(Interceptor):
     n_answers: int = 0
     n_left_out: int = 0
     n_bytes: int = 0
-    _file: BufferedWriter | None = None
+    _file: FileIO | None = None
     _path: Path | None = None
+    _is_given_up: bool = False
     _secrets: set[str] = field(default_factory=set)
     _headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,14 +64,16 @@ class _Log(Interceptor):
         self._secrets = secrets_in(endpoint.headers)
         for replica in endpoint.replicas:
             self._secrets |= secrets_in(replica.headers)
-        folder = self.context.folder
-        self._path = folder / f"{self.name.replace('#', '-')}-{self.context.run_id or 'run'}.jsonl"
-        try:
+
+    def _open(self) -> FileIO:
+        """Opened with the first line: a run that asks nothing leaves no file, and pushes none out."""
+        if self._file is None:
+            folder = self.context.folder
+            self._path = folder / f"{self.name}-{self.context.run_id or 'run'}.jsonl"
             folder.mkdir(parents=True, exist_ok=True)
             _remove_old(folder, self.name, self.spec.max_files - 1)
-            self._file = self._path.open("ab", buffering=0)  # type: ignore[assignment]
-        except OSError as error:
-            self._give_up(error)
+            self._file = self._path.open("ab", buffering=0)
+        return self._file
 
     def received(self, attempt: Attempt) -> None:
         failed = attempt.failure
@@ -78,12 +81,12 @@ class _Log(Interceptor):
         if failed is None:
             self.n_answers += 1
         is_full = self.n_bytes >= self.spec.max_bytes
-        if self._file is None or (failed is None and (self.n_answers > self.spec.first_n or is_full)):
+        if self._is_given_up or (failed is None and (self.n_answers > self.spec.first_n or is_full)):
             self.n_left_out += 1
             return
         line = self._line(attempt, with_bodies=not is_full)
         try:
-            self.n_bytes += self._file.write(line)
+            self.n_bytes += self._open().write(line)
             self.n_logged += 1
         except OSError as error:
             self._give_up(error)
@@ -113,6 +116,7 @@ class _Log(Interceptor):
 
     def _give_up(self, error: OSError) -> None:
         self.context.log(f"log: {self._path} cannot be written ({error.strerror}): nothing more is logged")
+        self._is_given_up = True
         self._close()
 
     def _close(self) -> None:
@@ -125,7 +129,8 @@ class _Log(Interceptor):
         if not self.statuses:
             return {}
         counts = {"statuses": dict(self.statuses.most_common()), "n_logged": self.n_logged}
-        return counts | {"n_left_out": self.n_left_out, "path": str(self._path)}
+        where = {"path": str(self._path)} if self._path is not None else {}
+        return counts | {"n_left_out": self.n_left_out, **where}
 
 
 def _remove_old(folder: Path, name: str, n_kept: int) -> None:

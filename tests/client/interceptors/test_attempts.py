@@ -166,6 +166,11 @@ async def test_logs_of_former_runs_are_removed_beyond_a_number(asking, chat) -> 
     assert sorted(path.name for path in folder.iterdir()) == ["log-r1.jsonl", "other.jsonl"]
 
 
+async def test_a_run_that_asks_nothing_leaves_no_log(asking) -> None:
+    report = await asking([], "log", "response_stats", "reasoning")
+    assert (report.told, (asking.folder / "logs").exists()) == ({}, False)
+
+
 async def test_a_disk_that_takes_no_log_changes_nothing_but_the_log(asking, chat) -> None:
     (asking.folder / "logs").write_text("a file where the folder should be")
     report = await asking(questions(chat, 3), "log")
