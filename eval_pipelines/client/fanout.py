@@ -99,8 +99,8 @@ async def ask(
         # one worker's full disk or interrupt ends them all: the reader needs that one error, not a group
         raise _first(several) from None
     finally:
+        report.wall_s = time.perf_counter() - started
         report.told = await interception.finish(interceptors)
-    report.wall_s = time.perf_counter() - started
     report.n_not_asked = n_requests - report.n_done
     if on_progress:
         on_progress(report)
@@ -211,7 +211,13 @@ class _Run:
                 told.pop("is_greedy", None)
         if self._interceptors:
             attempt.told, attempt.failure, attempt.latency_s = outcome.told, outcome.failure, outcome.latency_s
-            interception.receive(self._interceptors, attempt)
+            try:
+                interception.receive(self._interceptors, attempt)
+            except StopAsking as stop:
+                if not outcome.told:
+                    raise
+                # the answer that is there is kept, and nothing comes after it
+                self.report.stopped = self.report.stopped or str(stop)
 
     def _dialect(self, operation: str) -> ModuleType:
         if operation not in self._dialects:

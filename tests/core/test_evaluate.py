@@ -330,6 +330,7 @@ async def test_a_stopped_asking_is_no_success_even_within_its_budget(cell, fault
     asked = await cell.ask(Questions(spec=BenchmarkSpec(task="sums", max_failed_share=1.0)), interceptors=[Stop()])
     n = asked.evaluation.n_answered
     assert (asked.evaluation.is_within_budget, asked.report.n_not_asked) == (True, 40 - n)
+    assert n == faulty.stats()["answered"], "the answer that ended it is an answer, too"
     with pytest.raises(FailureBudgetError, match=rf"stopped, {40 - n} requests .*Five are enough.*The {n} answers"):
         asked.raise_if_over_budget(1.0)
     assert len(cell.landed) == n
