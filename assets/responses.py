@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.config_prices import in_words
-from eval_pipelines.records import Evaluation, Place, Response
+from eval_pipelines.records import Evaluation, Place, Response, utc_now
 from resources.benchmarks import BenchmarksResource
 from resources.endpoints import EndpointsResource
 from resources.warehouse import WarehouseResource
@@ -24,9 +25,12 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from eval_pipelines.benchmarks.harness import Benchmark
+    from eval_pipelines.client.chain import Chain
+    from eval_pipelines.client.interception import Context
     from eval_pipelines.client.report import AskReport
     from eval_pipelines.endpoint import Endpoint
     from eval_pipelines.evaluate import Asked
+    from eval_pipelines.models import Model
     from eval_pipelines.serving.metrics import ServerSummary
 
 _LOG_EVERY_S = 10.0
@@ -54,7 +58,7 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
         deps=[["samples", name]],
         partitions_def=models,
         group_name="responses",
-        code_version=spec.code_version,
+        code_version=spec.asking_version,
         kinds={"parquet"},
         description=f"What each model answered to {name}. Answered questions are never asked twice of one model version.",
     )
@@ -67,8 +71,9 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         limit = config.limit or spec.limit
         with told_plainly():
-            benchmark = benchmarks.load(name, limit=limit)
-            asked, of_server = asyncio.run(_ask(context, benchmark, limit, config, endpoints, warehouse))
+            benchmark = benchmarks.load(name, limit=limit, model=context.partition_key)
+            chain = benchmarks.chain(name, context.partition_key)
+            asked, of_server = asyncio.run(_ask(context, benchmark, chain, limit, config, endpoints, warehouse))
         context.log.info(_in_words(asked))
         metadata = _metadata(asked, benchmark, warehouse) | of_server
         with told_plainly(metadata):
@@ -84,23 +89,28 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
 async def _ask(
     context: dg.AssetExecutionContext,
     benchmark: "Benchmark",
+    chain: "Chain",
     limit: int | None,
     config: AskConfig,
     endpoints: EndpointsResource,
     warehouse: WarehouseResource,
 ) -> tuple["Asked", dict[str, dg.MetadataValue]]:
     from eval_pipelines.evaluate import ask_benchmark
+    from eval_pipelines.evaluation_record import evaluation_id
     from eval_pipelines.serving.scraping import Scraper
 
     landing = warehouse.landing
     model = endpoints.model(context.partition_key)
+    key = evaluation_id(model, benchmark, limit)
     landing.land_samples(benchmark.name, benchmark.ask_version, benchmark.samples())
     watched: list[Scraper] = []
 
     @asynccontextmanager
     async def open_endpoint() -> "AsyncIterator[Endpoint]":
         who = f"run {context.run.run_id[:8]}, {benchmark.name}"
-        async with endpoints.lease(model, needs=benchmark.needs, who=who, on_wait=context.log.info) as endpoint:
+        async with endpoints.lease(
+            model, needs=benchmark.needs, who=who, on_wait=context.log.info, chain=chain
+        ) as endpoint:
             server = f"{endpoint.backend} {endpoint.server_version or ''}".strip()
             context.log.info(f"{model.key} answers at {endpoint.url} ({server})")
             watched.append(Scraper(endpoint))
@@ -113,8 +123,11 @@ async def _ask(
         landing.land_evaluation(evaluation)
 
     def known() -> "Mapping[str, datetime]":
+        if not config.reuse:
+            return {}
         with_greedy = "top_logprobs" in benchmark.needs
-        return landing.answered(model.key, model.fingerprint, with_greedy=with_greedy) if config.reuse else {}
+        answered = landing.answered(model.key, model.fingerprint, with_greedy=with_greedy)
+        return chain.reusable(answered, benchmark.requests(), utc_now())
 
     with _Progress(context, f"{model.key} {benchmark.name}") as progress:
         asked = await ask_benchmark(
@@ -127,12 +140,30 @@ async def _ask(
             journals=warehouse.config.data_root / "journal",
             known=known,
             land=land,
+            interceptors=chain.attempts(_where(context, model, benchmark.name, key, warehouse)),
             on_progress=progress,
             on_wait=lambda: context.log.info(
                 "another run is asking this cell: waiting for it, then taking over its answers"
             ),
         )
     return asked, _of_server(asked.endpoint, watched[0].summary if watched else None)
+
+
+def _where(
+    context: dg.AssetExecutionContext, model: "Model", benchmark: str, key: str, warehouse: WarehouseResource
+) -> "Context":
+    """Where the interceptors of an evaluation work."""
+    from eval_pipelines.client.interception import Context
+
+    return Context(
+        folder=warehouse.config.data_root / "logs" / key,
+        evaluation_id=key,
+        run_id=context.run.run_id,
+        model_key=str(model.key),
+        benchmark=benchmark,
+        log=context.log.info,
+        environment=os.environ,
+    )
 
 
 def _asked_by(run: dg.DagsterRun) -> str:
@@ -214,6 +245,8 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
     for name in (*("latency_p50_s", "latency_p95_s", "latency_p99_s"), *report.streamed):
         if (seconds := getattr(one, name)) is not None:
             told[name] = round(seconds, 4)
+    if report.told:
+        told["interceptors"] = dg.MetadataValue.json(dict(report.told))
     return {key: value if isinstance(value, dg.MetadataValue) else _plain(value) for key, value in told.items()}
 
 

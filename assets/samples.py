@@ -18,7 +18,7 @@ def samples_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
     @dg.asset(
         key=["samples", name],
         group_name="samples",
-        code_version=spec.code_version,
+        code_version=spec.asking_version,
         kinds={"parquet"},
         description=f"Questions and gold answers of {name} (lm-eval task `{spec.task}`), one version per wording and data.",
     )

@@ -31,16 +31,25 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
     def scores(
         context: dg.AssetExecutionContext, benchmarks: BenchmarksResource, warehouse: WarehouseResource
     ) -> dg.MaterializeResult[Any]:
+        from eval_pipelines.evaluation_record import asked_as
+
         landing, key = warehouse.landing, context.partition_key
         with told_plainly():
             evaluation = landing.latest_evaluation(key, name)
             if evaluation is None:
                 raise NothingAskedError(f"{key} was not asked {name} yet: materialize responses/{name} for it first")
-            benchmark = benchmarks.load(name, limit=json.loads(evaluation.parameters)["limit"])
+            parameters = json.loads(evaluation.parameters)
+            benchmark = benchmarks.load(name, limit=parameters["limit"], model=key)
             if benchmark.ask_version != evaluation.ask_version:
                 raise NothingAskedError(
                     f"{name} asks version {benchmark.ask_version} now, and {key} answered {evaluation.ask_version}: "
                     f"materialize responses/{name} for it first"
+                )
+            chain = benchmarks.chain(name, key)
+            if asked_as(chain.of_model) != parameters.get("asked_as", []):
+                raise NothingAskedError(
+                    f"{key} was asked {name} with other interceptors than evals.yaml lists for it now: materialize "
+                    f"responses/{name} for it first"
                 )
             digests = {request.digest for request in benchmark.requests()}
             responses = landing.responses_for(key, evaluation.fingerprint, digests)
@@ -52,6 +61,7 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
                 score_version=benchmark.score_version,
                 run_id=context.run.run_id,
                 recorded_at=utc_now(),
+                graded_as=json.dumps(chain.graded_as) if chain.reads_answers else None,
             )
         headline = next(metric for metric in metrics if metric.is_headline and metric.subtask == "")
         context.log.info(f"{key} {name}: {in_words(headline)}")

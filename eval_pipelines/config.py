@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from eval_pipelines.config_deployments import Deployment, Machine
+from eval_pipelines.config_interceptors import InterceptorEntry, report_mistaken_chains
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_reader import Reader
 from eval_pipelines.config_source import Source
@@ -24,6 +25,7 @@ __all__ = [
     "Config",
     "DataSource",
     "Deployment",
+    "InterceptorEntry",
     "Machine",
     "ModelEntry",
     "WatchedRoot",
@@ -64,6 +66,7 @@ class Config(SpecRecord):
                 source.report_unknown_key((key,), _SECTIONS)
         reader = Reader(source, path.parent)
         sections = {name: getattr(reader, name)() for name in _SECTIONS}
+        report_mistaken_chains(source, sections["benchmarks"], sections["models"], sections["watched"])
         source.fail_if_any()
         return cls(path=path, folder=path.parent, **sections)
 

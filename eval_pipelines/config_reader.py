@@ -8,6 +8,7 @@ from typing import Any
 
 from eval_pipelines import plugins
 from eval_pipelines.config_deployments import Deployment, DeploymentFields, Machine
+from eval_pipelines.config_interceptors import without_mistakes
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_source import Loc, Source
 from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, SuiteEntry, WatchedRoot
@@ -97,7 +98,7 @@ class Reader:
             except ModelKeyError as error:
                 self.source.report(loc, str(error))
             self._refer(loc, value, "deployment", "deployments")
-            entry = self.source.read(ModelEntry, loc, value)
+            entry = self.source.read(ModelEntry, loc, without_mistakes(self.source, loc, value))
             if entry is None:
                 continue
             deployments = [self._deployments[name] for name in entry.deployment if name in self._deployments]
@@ -126,7 +127,7 @@ class Reader:
         for loc, value in self.source.items("watched"):
             self._refer(loc, value, "deployment", "deployments")
             self._refer(loc, value, "suite", "suites", "benchmarks")
-            root = self.source.read(WatchedRoot, loc, value)
+            root = self.source.read(WatchedRoot, loc, without_mistakes(self.source, loc, value))
             if root is None:
                 continue
             for name in root.deployment:
@@ -143,7 +144,8 @@ class Reader:
         found: dict[str, BenchmarkSpec] = {}
         for name, value in self.source.mapping("benchmarks").items():
             self._check_name("benchmarks", name)
-            spec = self.source.read(BenchmarkSpec, ("benchmarks", name), value)
+            loc: Loc = ("benchmarks", name)
+            spec = self.source.read(BenchmarkSpec, loc, without_mistakes(self.source, loc, value))
             if spec is None:
                 continue
             data = spec.data

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from eval_pipelines import plugins
 from eval_pipelines.config_deployments import DeploymentFields, Machine
+from eval_pipelines.config_interceptors import schema_of_interceptors
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, WatchedRoot
 
@@ -13,10 +14,13 @@ from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, WatchedRoot
 def config_schema() -> dict[str, Any]:
     """JSON schema of `evals.yaml`, with the typed options of every backend, for editors."""
     shared: dict[str, Any] = {}
+    interceptors = schema_of_interceptors(shared)
 
     def schema(model: type[BaseModel]) -> dict[str, Any]:
         found = model.model_json_schema()
         shared.update(found.pop("$defs", {}))
+        if "interceptors" in found.get("properties", {}):
+            found["properties"]["interceptors"] = interceptors
         return found
 
     def named(entry: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from eval_pipelines.config_interceptors import ASKING, Interceptors
 from eval_pipelines.errors import ModelKeyError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Record
@@ -59,6 +60,7 @@ class ModelEntry(SpecRecord):
     deployment: DeploymentNames = Field(description=_DEPLOYMENT)
     weights: Path | None = Field(default=None, description="Folder or file; not needed where someone else serves it.")
     served_name: str | None = Field(default=None, min_length=1, description="What the address calls the model.")
+    interceptors: Interceptors = Field(default=(), description="After those of the benchmark, in this order.")
 
 
 class WatchedRoot(SpecRecord):
@@ -70,6 +72,7 @@ class WatchedRoot(SpecRecord):
     suite: str = Field(description="the name of a suite or benchmark")
     done_marker: str | None = Field(default=None, description="File whose presence means finished, e.g. `DONE`.")
     settle_s: float = Field(default=0, ge=0, description="Without a marker: seconds its newest file must be old.")
+    interceptors: Interceptors = Field(default=(), description="After those of the benchmark, in this order.")
 
     @field_validator("done_marker")
     @classmethod
@@ -141,13 +144,25 @@ class BenchmarkSpec(SpecRecord):
     system_prompt: str | None = None
     data: DataSource | None = Field(default=None, description="In place of the task's own source.")
     include: Path | None = Field(default=None, description="Folder with your own lm-eval YAML tasks.")
+    interceptors: Interceptors = Field(default=(), description="What stands around its requests, in this order.")
 
     _code_version: str = PrivateAttr(default="")
+    _asking_version: str = PrivateAttr(default="")
 
     def model_post_init(self, _context: Any, /) -> None:
         """Take the digest of what was written, before paths are made absolute: a moved checkout is no change."""
         # Defaults stay out, so that a release that adds a field does not mark every cell as outdated.
-        self._code_version = digest(self.model_dump(mode="json", exclude_defaults=True), n_bytes=6)
+        written = self.model_dump(mode="json", exclude_defaults=True)
+        self._code_version = self._asking_version = digest(written, n_bytes=6)
+        if self.interceptors:
+            asking = [entry.in_words for entry in self.interceptors if entry.is_of(ASKING)]
+            left = {name: value for name, value in written.items() if name != "interceptors"}
+            self._asking_version = digest(left | ({"interceptors": asking} if asking else {}), n_bytes=6)
+
+    @property
+    def asking_version(self) -> str:
+        """As `code_version`, but the same for interceptors that do not change what is asked."""
+        return self._asking_version
 
     @property
     def code_version(self) -> str:

@@ -1,12 +1,14 @@
 """What is recorded of one try at an evaluation."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.report import AskReport
+from eval_pipelines.config import InterceptorEntry
 from eval_pipelines.config_prices import UNITS
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.keys import digest
@@ -32,7 +34,14 @@ class Plan:
 
 def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
     """Digest of what is asked of whom: one model version, one version of the questions, how many."""
-    return digest([str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit], n_bytes=8)
+    asked = [str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit]
+    changes = asked_as(model.interceptors)
+    return digest([*asked, changes] if changes else asked, n_bytes=8)
+
+
+def asked_as(interceptors: Iterable[InterceptorEntry]) -> list[dict[str, Any]]:
+    """What a model's interceptors change of what it is asked, as plain JSON; a benchmark's are in its version."""
+    return [one.in_words for one in interceptors if one.is_of(("request",))]
 
 
 def evaluation_of(
@@ -50,7 +59,7 @@ def evaluation_of(
     """The record of one try, from what was planned and what asking came to. `endpoint` is None if nobody was asked."""
     spec, n_requests = benchmark.spec, plan.n_requests
     n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
-    parameters = {
+    parameters: dict[str, Any] = {
         "task": spec.task,
         "limit": limit,
         "protocol": spec.protocol,
@@ -58,6 +67,10 @@ def evaluation_of(
         "generation": spec.generation,
         "system_prompt": spec.system_prompt,
     }
+    if spec.interceptors or model.interceptors:
+        listed = {"benchmark": spec.interceptors, "model": model.interceptors}
+        parameters["interceptors"] = {whose: [one.in_words for one in found] for whose, found in listed.items()}
+        parameters["asked_as"] = asked_as(model.interceptors)
     return Evaluation(
         evaluation_id=key,
         run_id=run_id,

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval_pipelines.checkpoint_files import is_temporary
 from eval_pipelines.checkpoints import Scan, fingerprint, hosted_fingerprint, scan
-from eval_pipelines.config import Config, Deployment, ModelEntry, WatchedRoot
+from eval_pipelines.config import Config, Deployment, InterceptorEntry, ModelEntry, WatchedRoot
 from eval_pipelines.errors import ConfigError, ModelKeyError, UnknownNameError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.layouts import conversion, in_words, layout
@@ -23,6 +23,7 @@ class Model:
         fingerprint: Content hash of the weights; for a hosted model its revision, URL and served name stand in.
         deployment: Name of the deployment that serves it.
         served_name: Name a hosted endpoint knows it by; None means the model key.
+        interceptors: What stands around its requests; no part of which model it is.
     """
 
     key: ModelKey
@@ -30,6 +31,7 @@ class Model:
     fingerprint: str
     weights: Path | None = None
     served_name: str | None = None
+    interceptors: tuple[InterceptorEntry, ...] = field(default=(), compare=False)
 
 
 def resolve(config: Config, key: ModelKey) -> Model:
@@ -55,7 +57,9 @@ def resolve(config: Config, key: ModelKey) -> Model:
         for checkpoint in found.finished:
             if checkpoint.model_key == key:
                 deployment = route(config, key, root.deployment, checkpoint.weights)
-                return Model(key, deployment, checkpoint.fingerprint, checkpoint.weights)
+                return Model(
+                    key, deployment, checkpoint.fingerprint, checkpoint.weights, interceptors=root.interceptors
+                )
         problems += _problems_of(root, key, found)
     if problems:
         raise ConfigError(f"{key} cannot be evaluated yet: {'; '.join(problems)}")
@@ -64,6 +68,31 @@ def resolve(config: Config, key: ModelKey) -> Model:
         str(key),
         known=sorted(claims(config, looked)),
         add=f"declare it under `models` in {config.path}, or put a checkpoint in a watched folder",
+    )
+
+
+def interceptors_of(config: Config, key: ModelKey) -> tuple[InterceptorEntry, ...]:
+    """The interceptors that evals.yaml gives a model, also one whose checkpoint is gone by now.
+
+    Raises:
+        ConfigError: several watched folders may have had it, and they list different ones.
+    """
+    entry = config.models.get(str(key))
+    if entry is not None:
+        return entry.interceptors
+    roots = [root for root in config.watched if root.family in (None, key.family)]
+    if all(root.interceptors == roots[0].interceptors for root in roots):
+        return roots[0].interceptors if roots else ()
+    # names only: grading needs no weights
+    looked = [(root, _look(config, root, hash_for_s=0.0)[1]) for root in roots]
+    for root, found in looked:
+        keys = {_key_of(root, one.name) for one in found.waiting} | {str(one.model_key) for one in found.finished}
+        if str(key) in keys:
+            return root.interceptors
+    places = " and ".join(str(root.path) for root in roots)
+    raise ConfigError(
+        f"{key}: {places} list different `interceptors`, and its checkpoint lies in none of them any more. "
+        f"Declare it under `models` in {config.path} with the interceptors it was asked with."
     )
 
 
@@ -158,5 +187,6 @@ def _declared(config: Config, key: ModelKey, entry: ModelEntry) -> Model:
     deployment = route(config, key, entry.deployment, entry.weights)
     if entry.weights is None:
         mark = hosted_fingerprint(_where(config.deployment(deployment)), entry.served_name or str(key), key.revision)
-        return Model(key, deployment, mark, None, entry.served_name)
-    return Model(key, deployment, fingerprint(entry.weights, cache=fingerprint_cache(config)), entry.weights)
+        return Model(key, deployment, mark, None, entry.served_name, entry.interceptors)
+    mark = fingerprint(entry.weights, cache=fingerprint_cache(config))
+    return Model(key, deployment, mark, entry.weights, interceptors=entry.interceptors)

@@ -102,6 +102,7 @@ class Response(Record):
 
     request_digest: str
     text: str | None = None
+    reasoning: str | None = Field(default=None, description="Where the server tells it apart from the text.")
     logprob: float | None = Field(default=None, description="Natural log of the continuation's probability.")
     is_greedy: bool | None = Field(default=None, description="None where the server cannot tell.")
     failure: Failure | None = None
@@ -151,6 +152,7 @@ class Score(Record):
     value: float | None = Field(description="None = ungraded, and ungraded_reason says why. Never 0 for an outage.")
     extracted: str | None = Field(default=None, description="What the filter took from the answer.")
     ungraded_reason: str | None = None
+    note: str | None = Field(default=None, description="What is to be known of the answer that was graded.")
 
     @model_validator(mode="after")
     def _ungraded_has_a_reason(self) -> "Score":

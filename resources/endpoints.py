@@ -15,6 +15,7 @@ from eval_pipelines.models import Model, resolve
 from resources.config import ConfiguredResource
 
 if TYPE_CHECKING:
+    from eval_pipelines.client.chain import Chain
     from eval_pipelines.serving.reconcile import Reconciled
     from eval_pipelines.serving.room import Hold
 
@@ -47,7 +48,13 @@ class EndpointsResource(ConfiguredResource):
 
     @asynccontextmanager
     async def lease(
-        self, model: Model, *, needs: Collection[str], who: str = "", on_wait: Callable[[str], None] = lambda _: None
+        self,
+        model: Model,
+        *,
+        needs: Collection[str],
+        who: str = "",
+        on_wait: Callable[[str], None] = lambda _: None,
+        chain: "Chain | None" = None,
     ) -> AsyncIterator[Endpoint]:
         """Borrow an endpoint that serves `model`. Raises StartError, NotReadyError, WrongModelError, UnsupportedError."""
         # the HTTP stack: only a step that asks pays for it
@@ -78,4 +85,4 @@ class EndpointsResource(ConfiguredResource):
                 )
             if self._held is not None and deployment.is_started_here and model not in self._held:
                 self._held[model] = hold(model, deployment, leases=leases, who=who)
-            yield endpoint
+            yield chain.endpoint(endpoint, os.environ) if chain else endpoint

@@ -17,7 +17,7 @@ def benchmark_versions_sensor(
 ) -> dg.SensorResult | dg.SkipReason:
     """One run for all benchmarks that changed since the last look; the cursor holds their versions."""
     seen = dict(part.split("=") for part in (context.cursor or "").split(";") if part)
-    versions = {name: spec.code_version for name, spec in checkpoints.config.benchmarks.items()}
+    versions = {name: spec.asking_version for name, spec in checkpoints.config.benchmarks.items()}
     due = [name for name, version in versions.items() if seen.get(name) != version]
     if not due:
         return dg.SkipReason(f"{len(versions)} benchmarks, none new or changed")

@@ -32,6 +32,16 @@ class FaultyServer:
         """What it saw since `set`."""
         return httpx.get(f"{self.root}/stats").json()
 
+    def seen(self) -> list[dict[str, Any]]:
+        """Bodies and headers of what it was asked, if it `records`; no canaries."""
+        told: list[dict[str, Any]] = httpx.get(f"{self.root}/seen").json()
+        return [one for one in told if (one["body"].get("messages") or [{}])[-1].get("content") != "Hi"]
+
+    def hooked(self) -> list[dict[str, Any]]:
+        """What /hook was told."""
+        told: list[dict[str, Any]] = httpx.get(f"{self.root}/hook").json()
+        return told
+
 
 @pytest.fixture(scope="session")
 def _faulty_process() -> Iterator[str]:

@@ -27,6 +27,9 @@ DEFAULTS: dict[str, Any] = {
     "api_key": None,
     "faults": [],  # {"kind": …, "match": substring, "share": sticky share of prompts, "first": only the first k attempts}
     "answers": {},  # substring of a prompt → text
+    "choices": {},  # substring of a prompt → fields of the choice, of its message, and of usage
+    "records": False,  # /seen tells bodies and headers
+    "hook": 200,  # the status of /hook; "stall" never answers
     "faults_of_canaries": False,
     "echo": True,
     "top_logprobs": True,
@@ -37,6 +40,8 @@ ANSWERED: Counter[str] = Counter()
 COUNTS: Counter[str] = Counter()
 TOLD: Counter[str] = Counter()  # what /metrics counts: since the start, whatever /config forgets
 ON_WIRE = {"now": 0}
+RECORDED: list[dict[str, Any]] = []
+HOOKED: list[dict[str, Any]] = []
 ARRIVED: list[float] = []  # moments of the monotonic clock
 
 
@@ -104,6 +109,8 @@ async def complete(request: Request) -> Response:
     ARRIVED.append(time.monotonic())
     body = await request.json()
     COUNTS["requests"] += 1
+    if SETTINGS["records"]:
+        RECORDED.append({"body": body, "headers": dict(request.headers)})
     ON_WIRE["now"] += 1
     COUNTS["most_on_wire"] = max(COUNTS["most_on_wire"], ON_WIRE["now"])
     try:
@@ -148,6 +155,12 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
         choice = {"message": {"role": "assistant", "content": answer_to(prompt)}, "finish_reason": "stop"}
     else:
         choice = {"text": answer_to(prompt), "finish_reason": "stop"}
+    for part, fields in SETTINGS["choices"].items():
+        if part in prompt:
+            choice = choice | fields.get("choice", {})
+            usage = usage | fields.get("usage", {})
+            if is_chat:
+                choice["message"] = choice["message"] | fields.get("message", {})
     if body.get("stream"):
         return Response(streamed(choice, is_chat, usage), media_type="text/event-stream")
     return JSONResponse({"choices": [{"index": 0, **choice}], "usage": usage})
@@ -163,6 +176,20 @@ def streamed(choice: dict[str, Any], is_chat: bool, usage: dict[str, int]) -> st
     )
 
 
+async def seen(_: Request) -> Response:
+    return JSONResponse(RECORDED)
+
+
+async def hook(request: Request) -> Response:
+    """Somebody who is told of progress."""
+    if request.method == "GET":
+        return JSONResponse(HOOKED)
+    HOOKED.append({"method": request.method, **await request.json()})
+    if SETTINGS["hook"] == "stall":
+        await pause(request, 3600)
+    return Response("", int(SETTINGS["hook"]))
+
+
 async def models(_: Request) -> Response:
     return JSONResponse({"data": [{"id": SETTINGS["model"]}]})
 
@@ -173,7 +200,8 @@ async def configure(request: Request) -> Response:
     SETTINGS.update(await request.json())
     for counter in (SEEN, ANSWERED, COUNTS):
         counter.clear()
-    ARRIVED.clear()
+    for kept in (ARRIVED, RECORDED, HOOKED):
+        kept.clear()
     return JSONResponse(SETTINGS)
 
 
@@ -218,6 +246,8 @@ ROUTES = [
     Route("/config", configure, methods=["POST"]),
     Route("/patch", patch, methods=["POST"]),
     Route("/stats", stats),
+    Route("/seen", seen),
+    Route("/hook", hook, methods=["GET", "POST", "PUT", "PATCH"]),
     Route("/metrics", metrics),
     Route("/arrivals", arrivals),
     Route("/health", health),

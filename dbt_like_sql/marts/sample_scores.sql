@@ -6,6 +6,7 @@
 --          request: what was asked for this benchmark version before what was asked for another (an unchanged
 --          question is asked once and reused), then the newest
 -- Columns  value: null = ungraded, and ungraded_reason says why · extracted: what was taken from the answer ·
+--          note: what is to be known of the graded answer, such as unfinished reasoning ·
 --          answer: the model's text · failure_kind: why there is none · coverage: of the metric, graded / asked, 0..1
 -- Reader   "why is this number what it is"; a view over the landed Parquet: name a model and a benchmark
 WITH cells AS (
@@ -44,6 +45,7 @@ SELECT
     scores.value,
     scores.extracted,
     scores.ungraded_reason,
+    scores.note,
     samples.question,
     samples.target,
     samples.choices,

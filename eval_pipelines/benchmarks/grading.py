@@ -1,8 +1,8 @@
 """Grade what was answered with lm-eval's filters and metrics; leave ungraded what was not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -38,6 +38,40 @@ class Subtask:
     def filter_names(self) -> list[str]:
         """As the task lists them; `none` where it has none."""
         return [ensemble.name for ensemble in self.task._filters]
+
+
+class Chain(Protocol):
+    """What stands around the requests of a benchmark to one model: pure functions."""
+
+    @property
+    def reads_answers(self) -> bool:
+        """Whether answers are graded other than they came."""
+
+    def request(self, request: Request) -> Request:
+        """What is really asked. Raises UnsupportedError."""
+
+    def response(self, request: Request, response: Response) -> Response:
+        """What is really graded."""
+
+    def remark(self, request: Request, response: Response) -> str | None:
+        """What is to be known of an answer, as it came."""
+
+
+def read_through(
+    chain: Chain | None, requests: Iterable[Request], responses: Mapping[str, Response]
+) -> tuple[Mapping[str, Response], dict[str, str]]:
+    """Responses as they are graded, and what is to be known of them by sample."""
+    if chain is None or not chain.reads_answers:
+        return responses, {}
+    read: dict[str, Response] = {}
+    notes: dict[str, str] = {}
+    for request in requests:
+        response = responses.get(request.digest)
+        if response is not None:
+            read[request.digest] = chain.response(request, response)
+            if note := chain.remark(request, response):
+                notes[request.sample_id] = note
+    return read, notes
 
 
 def grade_subtask(

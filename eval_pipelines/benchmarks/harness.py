@@ -5,14 +5,16 @@ Source  lm-evaluation-harness 0.4.x, `lm_eval.api.task`; defaults follow its `lo
 
 import logging
 from collections.abc import Iterator, Mapping
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jinja2
 
 from eval_pipelines.benchmarks import data
 from eval_pipelines.benchmarks.catalog import Leaf, open_catalog
-from eval_pipelines.benchmarks.grading import Question, Subtask, grade_subtask
+from eval_pipelines.benchmarks.grading import Chain, Question, Subtask, grade_subtask, read_through
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
@@ -39,6 +41,27 @@ class Benchmark:
         self.score_version = score_version(spec, tasks)
         self.needs = _needs(name, spec, tasks)
         self.headline = self._headline()
+        self._chain: Chain | None = None
+
+    def seen_through(self, chain: Chain) -> Self:
+        """This benchmark as one model is asked it, and as its answers are graded; the versions stay.
+
+        Raises:
+            UnsupportedError: a request is none that the chain can change.
+        """
+        seen = copy(self)
+        seen._chain = chain
+        seen._subtasks = [
+            replace(
+                subtask,
+                questions=[
+                    replace(question, requests=[[chain.request(one) for one in same] for same in question.requests])
+                    for question in subtask.questions
+                ],
+            )
+            for subtask in self._subtasks
+        ]
+        return seen
 
     @property
     def subtask_names(self) -> list[str]:
@@ -65,6 +88,7 @@ class Benchmark:
         Raises:
             ScoringError: a scorer of the library raised, with the sample it raised on.
         """
+        responses, notes = read_through(self._chain, self.requests(), responses)
         scores: list[Score] = []
         metrics: list[Metric] = []
         whole: dict[tuple[str, str], Verdicts] = {}
@@ -77,6 +101,8 @@ class Benchmark:
         for (name, filter_name), found in whole.items():
             is_headline = (name, filter_name) == self.headline
             metrics.append(metric_of(found, "", name, filter_name, is_headline=is_headline))
+        if notes:
+            scores = [one.model_copy(update={"note": notes.get(one.sample_id)}) for one in scores]
         return scores, metrics
 
     def _headline(self) -> tuple[str, str]:

@@ -93,7 +93,8 @@ def ask_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
         }
         fewshot = list(task.fewshot_docs() or []) if task.config.num_fewshot else []
         parts.append([config, _digest_of_rows(task.eval_docs), _digest_of_rows(fewshot)])
-    asked = [parts, spec.protocol, spec.system_prompt, spec.generation]
+    changes = [entry.in_words for entry in spec.interceptors if entry.is_of(("request",))]
+    asked = [parts, spec.protocol, spec.system_prompt, spec.generation, *([changes] if changes else [])]
     return f"{spec.version}-{digest(_jsonable(asked), n_bytes=6)}"
 
 
@@ -103,7 +104,9 @@ def score_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
     for task in tasks:
         config = task.config.to_dict(keep_callable=False)
         parts.append([task.VERSION, {name: config.get(name) for name in _ONLY_SCORING}])
-    return f"{spec.version}-{digest(_jsonable([parts, version('lm-eval')]), n_bytes=6)}"
+    changes = [entry.in_words for entry in spec.interceptors if entry.is_of(("response", "remark"))]
+    graded = [parts, version("lm-eval"), *([changes] if changes else [])]
+    return f"{spec.version}-{digest(_jsonable(graded), n_bytes=6)}"
 
 
 def _digest_of_rows(rows: Iterable[Any]) -> str:

@@ -1,18 +1,15 @@
 """One attempt on the wire: bytes out, one JSON object back, or the failure that it came to."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 import httpx
 
 from eval_pipelines.client import failures, gate, polling, streaming, transport
+from eval_pipelines.client.redaction import secrets_in
 from eval_pipelines.records import FailureKind
-
-# what every request carries; any other header may hold a key
-_PLAIN_HEADERS = frozenset({"accept", "accept-encoding", "connection", "content-type", "user-agent"})
-_MIN_SECRET = 5  # shorter parts are words such as "Key"
 
 
 async def post(
@@ -42,13 +39,8 @@ async def post(
     except failures.NoAnswer as no_answer:
         failed, retry_after_s = no_answer.failure, no_answer.retry_after_s
     gate.hold(client, url, retry_after_s)
-    raise failures.NoAnswer(failures.without(failed, _secrets(client)), retry_after_s=retry_after_s)
-
-
-def _secrets(client: httpx.AsyncClient) -> Iterator[str]:
-    for name, value in client.headers.items():
-        if name not in _PLAIN_HEADERS:
-            yield from (part for part in {value, *value.split()} if len(part) >= _MIN_SECRET)
+    secrets = secrets_in(client.headers) | secrets_in(headers or {})
+    raise failures.NoAnswer(failures.without(failed, secrets), retry_after_s=retry_after_s)
 
 
 def _object_in(reply: httpx.Response) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from eval_pipelines.client.redaction import SECRET
 from eval_pipelines.records import Failure, FailureKind, utc_now
 
 
@@ -82,7 +83,6 @@ _CUT = re.compile(r"unexpected eof|end of file", re.IGNORECASE)  # somebody hung
 _TITLE = re.compile(r"<(title|h1)[^>]*>(.*?)</\1", re.IGNORECASE | re.DOTALL)
 _HTML = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", re.IGNORECASE | re.DOTALL)
 _BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
-_SECRET = re.compile(r"(?i)(bearer\s+|sk-|hf_|nvapi-|api[_-]?key[\"'=:\s]+)[A-Za-z0-9._~+/=-]{6,}")
 _STATUS = re.compile("[0-9]{3}")
 _MAX_MESSAGE = 500
 
@@ -118,7 +118,7 @@ def failure(kind: FailureKind, message: str, *, status: int | None = None) -> Fa
     """A failure with its message shortened and cleared of anything that looks like a key."""
     # JSON can carry half a character, and no file can
     whole = message.encode(errors="replace").decode()
-    text = _SECRET.sub(r"\1***", " ".join(whole.split()))
+    text = SECRET.sub(r"\1***", " ".join(whole.split()))
     return Failure(kind=kind, message=text[:_MAX_MESSAGE] or kind.value, http_status=status)
 
 

@@ -6,14 +6,14 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import ModuleType
 from typing import Any
 
 import httpx
 
-from eval_pipelines.client import batches, exchange, failures, gate, streaming
+from eval_pipelines.client import batches, exchange, failures, gate, interception, streaming
 from eval_pipelines.client.dialects import dialect, renamed
 from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking
 from eval_pipelines.client.journal import Journal
@@ -90,6 +90,7 @@ async def ask(
     source = batches.of_repeats(requests, endpoint.n_per_request)
     n_workers = min(limits.max_in_flight, endpoint.max_in_flight, max(n_requests, 1))
     try:
+        interception.begin(interceptors, report, endpoint)
         async with open_client(endpoint) as client, asyncio.TaskGroup() as group:
             workers = [group.create_task(run.work(client, source)) for _ in range(n_workers)]
             if on_progress:
@@ -97,7 +98,9 @@ async def ask(
     except BaseExceptionGroup as several:
         # one worker's full disk or interrupt ends them all: the reader needs that one error, not a group
         raise _first(several) from None
-    report.wall_s = time.perf_counter() - started
+    finally:
+        report.wall_s = time.perf_counter() - started
+        report.told = await interception.finish(interceptors)
     report.n_not_asked = n_requests - report.n_done
     if on_progress:
         on_progress(report)
@@ -155,7 +158,7 @@ class _Run:
             n_restarts = watch.n_restarts if watch else 0
             # the choices of one question share its text
             index, replica = router.begin(first.sample_id, tried=tried)
-            attempt, outcome = replace(attempt, n_attempt=n_attempts, headers={}), _Outcome()
+            attempt, outcome = Attempt(first, attempt.body, n_attempts), _Outcome()
             try:
                 await self._attempt(client, replica, batch, spoken, body, attempt, outcome)
             finally:
@@ -194,8 +197,10 @@ class _Run:
         outcome: _Outcome,
     ) -> None:
         url = f"{replica.url}{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
-        for interceptor in self._interceptors:
-            interceptor.sending(attempt)
+        if self._interceptors and (refused := interception.send(self._interceptors, attempt)):
+            outcome.failure = refused
+            interception.receive(self._interceptors, attempt)
+            return
         # before the clock starts: waiting is no latency
         turn = await gate.turn(client, url, batch[0], n_answers=len(batch))
         outcome.asked_at, started = utc_now(), time.perf_counter()
@@ -212,9 +217,14 @@ class _Run:
             for told in outcome.told:
                 told.pop("is_greedy", None)
         if self._interceptors:
-            attempt.failure, attempt.latency_s = outcome.failure, outcome.latency_s
-            for interceptor in reversed(self._interceptors):
-                interceptor.received(attempt)
+            attempt.told, attempt.failure, attempt.latency_s = outcome.told, outcome.failure, outcome.latency_s
+            try:
+                interception.receive(self._interceptors, attempt)
+            except StopAsking as stop:
+                if not outcome.told:
+                    raise
+                # the answer that is there is kept, and nothing comes after it
+                self.report.stopped = self.report.stopped or str(stop)
 
     def _dialect(self, operation: str) -> ModuleType:
         if operation not in self._dialects:

@@ -87,6 +87,7 @@ class Landing:
         score_version: str,
         run_id: str,
         recorded_at: datetime,
+        graded_as: str | None = None,
     ) -> Path:
         """Land one grading of an evaluation: scores, then metrics. Scores without metrics are never published.
 
@@ -94,6 +95,7 @@ class Landing:
             score_version: the scorer's version; with `ask_version` it makes two numbers comparable.
             run_id: the run that graded (not the one that asked).
             recorded_at: aware; ties scores and metrics of one grading together.
+            graded_as: JSON of the interceptors that the answers were read through; None: as they came.
 
         Returns:
             The metrics file. Raises WarehouseError.
@@ -119,7 +121,10 @@ class Landing:
             "metrics",
             self._cell(evaluation.model_key, evaluation.benchmark, "metrics")
             / f"{evaluation.evaluation_id}-{name}.parquet",
-            ({**common, **metric.model_dump(), "coverage": metric.coverage} for metric in metrics),
+            (
+                {**common, **metric.model_dump(), "coverage": metric.coverage, "graded_as": graded_as}
+                for metric in metrics
+            ),
         )
 
     def answered(
@@ -191,6 +196,7 @@ class Landing:
 _RESPONSE_COLUMNS = [
     "request_digest",
     "text",
+    "reasoning",
     "logprob",
     "is_greedy",
     "failure_kind",

@@ -45,6 +45,7 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "coverage": "real",
         "higher_is_better": "bool",
         "is_headline": "bool",
+        "graded_as": "text?",
         "recorded_at": "time",
     },
     "scores": {
@@ -56,6 +57,7 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "value": "real?",
         "extracted": "text?",
         "ungraded_reason": "text?",
+        "note": "text?",
         "recorded_at": "time",
     },
     "evaluations": {
@@ -129,6 +131,7 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "repeat": "int",
         "operation": "text",
         "text": "text?",
+        "reasoning": "text?",
         "logprob": "real?",
         "is_greedy": "bool?",
         "failure_kind": "text?",

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ import pytest
 
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.failures import Backoff
+from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking
 from eval_pipelines.client.journal import Journal
-from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.config import BenchmarkSpec, ModelEntry
 from eval_pipelines.config_prices import Price
 from eval_pipelines.endpoint import DailyBudget, Endpoint
 from eval_pipelines.errors import FailureBudgetError, SpendingLimitError, WarehouseError
@@ -382,3 +383,34 @@ def test_the_evaluation_id_changes_with_the_bytes_of_the_model() -> None:
 
 def test_the_evaluation_id_changes_with_the_limit() -> None:
     assert evaluation_id(MODEL, Questions(), 10) != evaluation_id(MODEL, Questions(), None)  # type: ignore[arg-type]
+
+
+def through(*interceptors: str | dict[str, Any]) -> Model:
+    entry = ModelEntry.model_validate({"deployment": ["hosted"], "interceptors": list(interceptors)})
+    return replace(MODEL, interceptors=entry.interceptors)
+
+
+def test_only_interceptors_that_change_what_a_model_is_asked_make_it_another_evaluation() -> None:
+    questions: Any = Questions()
+    of_none = evaluation_id(MODEL, questions, None)
+    assert evaluation_id(through("reasoning", "log"), questions, None) == of_none
+    assert evaluation_id(through({"system_message": {"text": "a"}}), questions, None) != of_none
+
+
+async def test_a_stopped_asking_is_no_success_even_within_its_budget(cell, faulty) -> None:
+    class Stop(Interceptor):
+        name = "stop"
+        n = 0
+
+        def received(self, attempt: Attempt) -> None:
+            self.n += 1
+            if self.n == 5:
+                raise StopAsking("Five are enough.")
+
+    asked = await cell.ask(Questions(spec=BenchmarkSpec(task="sums", max_failed_share=1.0)), interceptors=[Stop()])
+    n = asked.evaluation.n_answered
+    assert (asked.evaluation.is_within_budget, asked.report.n_not_asked) == (True, 40 - n)
+    assert n == faulty.stats()["answered"], "the answer that ended it is an answer, too"
+    with pytest.raises(FailureBudgetError, match=rf"stopped, {40 - n} requests .*Five are enough.*The {n} answers"):
+        asked.raise_if_over_budget(1.0)
+    assert len(cell.landed) == n

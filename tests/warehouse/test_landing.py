@@ -36,7 +36,8 @@ BYTES = f"bytes-of-{MODEL}"
 
 def test_an_answer_comes_back_as_it_was_landed(tmp_path: Path) -> None:
     [chat, choice] = requests(2)
-    said = answer(chat, "forty-two ✓", minute=1).model_copy(update={"ttft_s": 0.1, "completion_tokens": 3})
+    more = {"ttft_s": 0.1, "completion_tokens": 3, "reasoning": "six times seven"}
+    said = answer(chat, "forty-two ✓", minute=1).model_copy(update=more)
     likely = Response(
         request_digest=choice.digest, logprob=-1.5, is_greedy=True, n_attempts=1, latency_s=0.1, asked_at=at(2)
     )
@@ -209,7 +210,7 @@ def test_a_column_nobody_knows_is_named_with_its_file(tmp_path: Path) -> None:
 def test_a_file_from_before_a_nullable_column_existed_reads_as_null(tmp_path: Path) -> None:
     what = land(tmp_path, evaluation())
     path = next((tmp_path / "landing" / "responses").rglob("*.parquet"))
-    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["ttft_s", "inter_token_s"]), path)
+    pq.write_table(pq.read_table(path, partitioning=None).drop_columns(["ttft_s", "inter_token_s", "reasoning"]), path)
     land(tmp_path, evaluation("tiny@step-200"))
 
     landing = Landing(tmp_path)

@@ -35,11 +35,24 @@ def read(_request: Request, reply: dict[str, Any]) -> dict[str, Any]:
         content = message.get("refusal") or None  # the model's own words: an answer like any other
     if reason == "content_filter":
         raise filtered(content)
+    thought = reasoning(message)
+    if content is None and thought and reason == "length":
+        content = ""  # it thought until its tokens were used up: it was asked, and has said nothing
     if content is None:
         raise NoAnswer(failure(FailureKind.EMPTY, f"content is null (finish_reason {reason!r})", status=200))
     if not isinstance(content, str):
         raise NoAnswer(failure(FailureKind.MALFORMED, f"content is {type(content).__name__}, not text", status=200))
-    return {"text": storable(content), "finish_reason": reason_text(reason), **tokens(reply)}
+    told = {"text": storable(content), "finish_reason": reason_text(reason), **tokens(reply)}
+    return {**told, "reasoning": thought} if thought else told
+
+
+def reasoning(message: Any) -> str | None:
+    """What the model thought, where the server tells it apart from the answer (`reasoning_content` or `reasoning`)."""
+    if isinstance(message, dict):
+        for name in ("reasoning_content", "reasoning"):
+            if isinstance(message.get(name), str) and message[name]:
+                return storable(message[name])
+    return None
 
 
 def filtered(text: Any) -> NoAnswer:
