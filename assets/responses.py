@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,6 +12,7 @@ from pydantic import Field
 from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.errors import ConfigError
 from eval_pipelines.records import Evaluation, Request, Response
 from resources.benchmarks import BenchmarksResource
 from resources.endpoints import EndpointsResource
@@ -38,6 +40,10 @@ class AskConfig(dg.Config):
     reuse: bool = Field(
         default=True, description="Do not ask again what this model version answered before. Off: ask everything anew."
     )
+    ask: bool = Field(
+        default=True,
+        description="Off: replay. Only what was landed before; nothing is asked and no server is started.",
+    )
 
 
 def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
@@ -61,8 +67,10 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         limit = config.limit or spec.limit
         with told_plainly():
+            if not (config.ask or config.reuse):
+                raise ConfigError("`ask: false` with `reuse: false` leaves nothing to land: set one of them to true")
             benchmark = benchmarks.load(name, limit=limit)
-            asked, of_server = asyncio.run(_ask(context, benchmark, limit, config.reuse, endpoints, warehouse))
+            asked, of_server = asyncio.run(_ask(context, benchmark, limit, config, endpoints, warehouse))
         context.log.info(_in_words(asked))
         metadata = _metadata(asked, benchmark, warehouse) | of_server
         with told_plainly(metadata):
@@ -79,7 +87,7 @@ async def _ask(
     context: dg.AssetExecutionContext,
     benchmark: "Benchmark",
     limit: int | None,
-    reuse: bool,
+    config: AskConfig,
     endpoints: EndpointsResource,
     warehouse: WarehouseResource,
 ) -> tuple["Asked", dict[str, dg.MetadataValue]]:
@@ -89,16 +97,19 @@ async def _ask(
     landing = warehouse.landing
     model = endpoints.model(context.partition_key)
     landing.land_samples(benchmark.name, benchmark.ask_version, benchmark.samples())
-    async with endpoints.lease(
+    leased = endpoints.lease(
         model, needs=benchmark.needs, who=f"run {context.run.run_id[:8]}, {benchmark.name}", on_wait=context.log.info
-    ) as endpoint:
-        context.log.info(f"{model.key} answers at {endpoint.url} ({endpoint.backend} {endpoint.server_version or ''})")
-
-        watched = Scraper(endpoint)
+    )
+    async with leased if config.ask else nullcontext() as endpoint:
+        if endpoint:
+            context.log.info(
+                f"{model.key} answers at {endpoint.url} ({endpoint.backend} {endpoint.server_version or ''})"
+            )
+        watched = Scraper(endpoint) if endpoint else None
 
         def land(evaluation: Evaluation, new: list[tuple[Request, Response]]) -> None:
             landing.land_responses(evaluation, new)
-            landing.land_server_metrics(evaluation, watched.records)
+            landing.land_server_metrics(evaluation, watched.records if watched else [])
             landing.land_evaluation(evaluation)
 
         with _Progress(context, f"{model.key} {benchmark.name}") as progress:
@@ -110,15 +121,16 @@ async def _ask(
                 run_id=context.run.run_id,
                 asked_by=_asked_by(context.run),
                 journals=warehouse.config.data_root / "journal",
-                known=lambda: landing.answered(model.key, model.fingerprint) if reuse else {},
+                known=lambda: landing.answered(model.key, model.fingerprint) if config.reuse else {},
                 land=land,
                 while_asking=watched,
                 on_progress=progress,
+                expected_tokens=lambda wanted: landing.expected_tokens(model.key, benchmark.name, wanted),
                 on_wait=lambda: context.log.info(
                     "another run is asking this cell: waiting for it, then taking over its answers"
                 ),
             )
-        return asked, _of_server(endpoint, watched.summary)
+        return asked, _of_server(endpoint, watched.summary) if endpoint and watched else {}
 
 
 def _asked_by(run: dg.DagsterRun) -> str:

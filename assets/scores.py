@@ -42,6 +42,12 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
                     f"{name} asks version {benchmark.ask_version} now, and {key} answered {evaluation.ask_version}: "
                     f"materialize responses/{name} for it first"
                 )
+            n_asked = json.loads(evaluation.parameters).get("repeats") or 1
+            if (benchmark.spec.repeats or 1) > n_asked:
+                raise NothingAskedError(
+                    f"{name} asks each question {benchmark.spec.repeats} times now, and {key} was asked {n_asked} times: "
+                    f"materialize responses/{name} for it first; only the further repeats are asked"
+                )
             digests = {request.digest for request in benchmark.requests()}
             responses = landing.responses_for(key, evaluation.fingerprint, digests)
             graded, metrics = benchmark.grade(responses)
