@@ -15,6 +15,7 @@ from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.config_prices import in_words
+from eval_pipelines.errors import ConfigError
 from eval_pipelines.records import Evaluation, Place, Response, utc_now
 from resources.benchmarks import BenchmarksResource
 from resources.endpoints import EndpointsResource
@@ -48,6 +49,10 @@ class AskConfig(dg.Config):
     reuse: bool = Field(
         default=True, description="Do not ask again what this model version answered before. Off: ask everything anew."
     )
+    ask: bool = Field(
+        default=True,
+        description="Off: replay. Only what was landed before; nothing is asked and no server is started.",
+    )
 
 
 def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
@@ -71,6 +76,8 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Any]:
         limit = config.limit or spec.limit
         with told_plainly():
+            if not (config.ask or config.reuse):
+                raise ConfigError("`ask: false` with `reuse: false` leaves nothing to land: set one of them to true")
             benchmark = benchmarks.load(name, limit=limit, model=context.partition_key)
             chain = benchmarks.chain(name, context.partition_key)
             asked, of_server = asyncio.run(_ask(context, benchmark, chain, limit, config, endpoints, warehouse))
@@ -133,7 +140,7 @@ async def _ask(
         asked = await ask_benchmark(
             benchmark,
             model,
-            open_endpoint,
+            open_endpoint if config.ask else None,
             limit=limit,
             run_id=context.run.run_id,
             asked_by=_asked_by(context.run),
@@ -141,6 +148,7 @@ async def _ask(
             known=known,
             land=land,
             interceptors=chain.attempts(_where(context, model, benchmark.name, key, warehouse)),
+            expected_tokens=lambda wanted: landing.expected_tokens(model.key, benchmark.name, wanted),
             on_progress=progress,
             on_wait=lambda: context.log.info(
                 "another run is asking this cell: waiting for it, then taking over its answers"

@@ -51,6 +51,12 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
                     f"{key} was asked {name} with other interceptors than evals.yaml lists for it now: materialize "
                     f"responses/{name} for it first"
                 )
+            n_asked = parameters.get("repeats") or 1
+            if (benchmark.spec.repeats or 1) > n_asked:
+                raise NothingAskedError(
+                    f"{name} asks each question {benchmark.spec.repeats} times now, and {key} was asked {n_asked} times: "
+                    f"materialize responses/{name} for it first; only the further repeats are asked"
+                )
             digests = {request.digest for request in benchmark.requests()}
             responses = landing.responses_for(key, evaluation.fingerprint, digests)
             graded, metrics = benchmark.grade(responses)

@@ -140,6 +140,9 @@ class BenchmarkSpec(SpecRecord):
     )
     max_failed_share: float = Field(default=0.05, ge=0, le=1, description="Share of requests that may fail.")
     max_attempts: int = Field(default=4, ge=1, description="HTTP round trips one request may take.")
+    repeats: int | None = Field(
+        default=None, ge=1, description="Answers to each question, whose mean counts; None: the task's own number."
+    )
     generation: dict[str, Any] = Field(default_factory=dict, description="max_tokens, temperature, stop, seed …")
     system_prompt: str | None = None
     data: DataSource | None = Field(default=None, description="In place of the task's own source.")
@@ -168,6 +171,15 @@ class BenchmarkSpec(SpecRecord):
     def code_version(self) -> str:
         """Digest of everything in this entry as the file has it, 12 hex digits; changes with any of its values."""
         return self._code_version
+
+    @model_validator(mode="after")
+    def _repeats_can_differ(self) -> Self:
+        if (self.repeats or 1) > 1 and self.generation.get("temperature") == 0:
+            raise ValueError(
+                f"`repeats: {self.repeats}` at temperature 0 gives the same answer {self.repeats} times: "
+                f"set `generation: {{temperature: 0.7}}`, or leave `repeats` out"
+            )
+        return self
 
     @field_validator("headline")
     @classmethod

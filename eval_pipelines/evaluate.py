@@ -6,13 +6,16 @@ holds a digest for each question that is still to be asked, and no answer.
 """
 
 import asyncio
+import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from eval_pipelines.benchmarks.harness import Benchmark
+from eval_pipelines.client import order
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.interception import Interceptor
 from eval_pipelines.client.journal import Journal, entries
@@ -24,6 +27,7 @@ from eval_pipelines.models import Model
 from eval_pipelines.records import Evaluation, Place, Request, Response
 
 Known = Callable[[], Mapping[str, datetime]]
+ExpectedTokens = Callable[[Container[str]], Mapping[str, int]]
 Land = Callable[[Evaluation, Iterable[tuple[Place, Response]]], None]
 OpenEndpoint = Callable[[], AbstractAsyncContextManager[Endpoint]]
 
@@ -59,6 +63,12 @@ class Asked:
                 f"{asked.model_key} on {asked.benchmark}: {report.stopped} "
                 f"{report.n_not_asked} of {asked.n_requests} requests were not asked. {landed}"
             )
+        if not report.n_done:
+            raise FailureBudgetError(
+                f"{asked.model_key} on {asked.benchmark}: {asked.n_requests - asked.n_answered} of {asked.n_requests} "
+                f"requests have no answer yet, and nothing was asked; max_failed_share allows {max_failed_share:.1%}. "
+                f"Materialize with `ask: true` to ask them."
+            )
         kinds = ", ".join(f"{kind.value} {n}" for kind, n in report.failures.most_common())
         not_asked = f", {report.n_not_asked} were not asked any more" if report.n_not_asked else ""
         raise FailureBudgetError(
@@ -79,6 +89,7 @@ async def ask_benchmark(
     known: Known,
     land: Land,
     interceptors: Sequence[Interceptor] = (),
+    expected_tokens: ExpectedTokens = lambda _: {},
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] = lambda: None,
 ) -> Asked:
@@ -91,6 +102,7 @@ async def ask_benchmark(
         known: When each earlier answer of this model version was asked for, by request digest. Called once nobody
             else asks this cell.
         land: Called with the evaluation and its new outcomes, before the journal is removed; must read them all.
+        expected_tokens: Completion tokens by request digest that earlier answers to these requests had.
         on_wait: Called once if another process is asking the same cell; this one then waits for it.
 
     Raises:
@@ -105,7 +117,18 @@ async def ask_benchmark(
         report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
         if plan.missing and open_endpoint is not None:
             async with open_endpoint() as endpoint:
-                report = await _ask_missing(benchmark, plan, endpoint, journal, failed, interceptors, on_progress)
+                # log-likelihoods have no length to speak of: nothing is read for them
+                lengths = expected_tokens(plan.missing) if _generates(benchmark) else {}
+                report = await ask(
+                    order.ordered(_each_once(benchmark.requests(), plan.missing), lengths, endpoint.max_in_flight),
+                    n_missing,
+                    endpoint,
+                    journal=journal,
+                    limits=_limits(endpoint, benchmark, plan.n_requests, n_missing),
+                    on_outcome=partial(_keep_failure, failed),
+                    on_progress=on_progress,
+                    interceptors=interceptors,
+                )
         evaluation = evaluation_of(
             benchmark, model, endpoint, report, plan, key=key, limit=limit, run_id=run_id, asked_by=asked_by
         )
@@ -116,34 +139,20 @@ async def ask_benchmark(
     return Asked(evaluation, endpoint, report, len(plan.recovered))
 
 
-async def _ask_missing(
-    benchmark: Benchmark,
-    plan: Plan,
-    endpoint: Endpoint,
-    journal: Journal,
-    failed: dict[str, tuple[Place, Response]],
-    interceptors: Sequence[Interceptor],
-    on_progress: Progress | None,
-) -> AskReport:
-    spec, n_missing = benchmark.spec, len(plan.missing)
+def _limits(endpoint: Endpoint, benchmark: Benchmark, n_requests: int, n_missing: int) -> Limits:
+    spec = benchmark.spec
+    # the budget is a share of all requests, those that earlier runs had answered included
+    share_of_missing = min(1.0, spec.max_failed_share * n_requests / n_missing)
+    return Limits(endpoint.max_in_flight, spec.max_attempts, share_of_missing)
 
-    def keep(request: Request, response: Response) -> None:
-        if not response.is_answer:  # answers are in the journal
-            failed[request.digest] = (request.place, response)
 
-    return await ask(
-        _each_once(benchmark.requests(), plan.missing),
-        n_missing,
-        endpoint,
-        journal=journal,
-        # the budget is a share of all requests, those that earlier runs had answered included
-        limits=Limits(
-            endpoint.max_in_flight, spec.max_attempts, min(1.0, spec.max_failed_share * plan.n_requests / n_missing)
-        ),
-        on_outcome=keep,
-        on_progress=on_progress,
-        interceptors=interceptors,
-    )
+def _generates(benchmark: Benchmark) -> bool:
+    return any(request.operation != "loglikelihood" for request in itertools.islice(benchmark.requests(), 1))
+
+
+def _keep_failure(failed: dict[str, tuple[Place, Response]], request: Request, response: Response) -> None:
+    if not response.is_answer:  # answers are in the journal
+        failed[request.digest] = (request.place, response)
 
 
 def _plan(benchmark: Benchmark, known: Container[str], journal: Path) -> Plan:

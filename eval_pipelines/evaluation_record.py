@@ -34,9 +34,12 @@ class Plan:
 
 def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
     """Digest of what is asked of whom: one model version, one version of the questions, how many."""
-    asked = [str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit]
-    changes = asked_as(model.interceptors)
-    return digest([*asked, changes] if changes else asked, n_bytes=8)
+    asked: list[Any] = [str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit]
+    if (benchmark.spec.repeats or 1) > 1:
+        asked.append(benchmark.spec.repeats)
+    if changes := asked_as(model.interceptors):
+        asked.append(changes)
+    return digest(asked, n_bytes=8)
 
 
 def asked_as(interceptors: Iterable[InterceptorEntry]) -> list[dict[str, Any]]:
@@ -64,6 +67,7 @@ def evaluation_of(
         "limit": limit,
         "protocol": spec.protocol,
         "num_fewshot": spec.num_fewshot,
+        "repeats": spec.repeats,
         "generation": spec.generation,
         "system_prompt": spec.system_prompt,
     }

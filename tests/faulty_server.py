@@ -31,8 +31,10 @@ DEFAULTS: dict[str, Any] = {
     "records": False,  # /seen tells bodies and headers
     "hook": 200,  # the status of /hook; "stall" never answers
     "faults_of_canaries": False,
+    "is_sampling": False,  # answers depend on the seed
     "echo": True,
     "top_logprobs": True,
+    "n_most": 10**9,  # of the choices that were asked for, so many are answered
     "metrics": None,  # "503" or "stall": /metrics fails so
 }
 SEEN: Counter[str] = Counter()
@@ -57,11 +59,22 @@ def fault_for(prompt: str) -> dict[str, Any] | None:
     return None
 
 
-def answer_to(prompt: str) -> str:
+def answer_to(prompt: str, seed: int | None = None) -> str:
     for part, text in SETTINGS["answers"].items():
         if part in prompt:
             return text
-    return f"I think it is {zlib.crc32(prompt.encode()) % 90 + 10}."
+    drawn = "" if seed is None or not SETTINGS["is_sampling"] else f" {seed}"
+    return f"I think it is {zlib.crc32(f'{prompt}{drawn}'.encode()) % 90 + 10}."
+
+
+def choices_to(body: dict[str, Any], prompt: str) -> list[dict[str, Any]]:
+    """One for each of `n`, drawn with a seed of its own; the last ones first, because nothing promises an order."""
+    found: list[dict[str, Any]] = []
+    for index in range(min(body.get("n", 1), SETTINGS["n_most"])):
+        text = answer_to(prompt, None if body.get("seed") is None else body["seed"] + index)
+        said = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+        found.insert(0, {"index": index, **said, "finish_reason": "stop"})
+    return found
 
 
 def faulty(fault: dict[str, Any]) -> Response:
@@ -147,23 +160,21 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
         await pause(request, SETTINGS["latency_s"])
         ANSWERED[prompt] += 1
         COUNTS["answered"] += 1
-    usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": 5}
+    choices = choices_to(body, prompt)
+    usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": 5 * len(choices)}
     TOLD.update(usage, finished=1)
     if body.get("echo") and SETTINGS["echo"]:
-        choice: dict[str, Any] = {"text": prompt, "logprobs": echo_logprobs(prompt), "finish_reason": "length"}
-    elif is_chat:
-        choice = {"message": {"role": "assistant", "content": answer_to(prompt)}, "finish_reason": "stop"}
-    else:
-        choice = {"text": answer_to(prompt), "finish_reason": "stop"}
+        choices = [{"index": 0, "text": prompt, "logprobs": echo_logprobs(prompt), "finish_reason": "length"}]
     for part, fields in SETTINGS["choices"].items():
         if part in prompt:
-            choice = choice | fields.get("choice", {})
             usage = usage | fields.get("usage", {})
-            if is_chat:
-                choice["message"] = choice["message"] | fields.get("message", {})
+            for choice in choices:
+                choice |= fields.get("choice", {})
+                if is_chat:
+                    choice["message"] |= fields.get("message", {})
     if body.get("stream"):
-        return Response(streamed(choice, is_chat, usage), media_type="text/event-stream")
-    return JSONResponse({"choices": [{"index": 0, **choice}], "usage": usage})
+        return Response(streamed(choices[0], is_chat, usage), media_type="text/event-stream")
+    return JSONResponse({"choices": choices, "usage": usage})
 
 
 def streamed(choice: dict[str, Any], is_chat: bool, usage: dict[str, int]) -> str:

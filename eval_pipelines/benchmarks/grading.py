@@ -1,5 +1,6 @@
 """Grade what was answered with lm-eval's filters and metrics; leave ungraded what was not."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,11 +24,16 @@ class Question:
 
 @dataclass(slots=True)
 class Subtask:
-    """One loaded lm-eval task."""
+    """One loaded lm-eval task.
+
+    Attributes:
+        n_verdicts: On each sample, one per repeat; its score is their mean. 1: the task takes all repeats together.
+    """
 
     name: str
     task: Any
     questions: list[Question]
+    n_verdicts: int = 1
 
     @property
     def metric_names(self) -> list[str]:
@@ -74,6 +80,14 @@ def read_through(
     return read, notes
 
 
+@dataclass(slots=True)
+class _Judged:
+    """What the task's scorer said of one repeat by one filter, and what the filter took from a text."""
+
+    results: dict[str, Any]
+    extracted: str | None
+
+
 def grade_subtask(
     subtask: Subtask, responses: Mapping[str, Response], scores: list[Score]
 ) -> dict[tuple[str, str], Verdicts]:
@@ -87,16 +101,13 @@ def grade_subtask(
         if reason:
             ungraded.append((question, reason))
             continue
-        for instance, repeats in zip(question.instances, question.requests, strict=True):
-            instance.resps = [_as_resp(responses[request.digest]) for request in repeats]
         graded.append(question)
     verdicts: dict[tuple[str, str], Verdicts] = {}
     if graded:
-        task._instances = [instance for question in graded for instance in question.instances]
-        task.apply_filters()
-        for question in graded:
+        judged = [_judge(subtask, graded, responses, repeat) for repeat in range(subtask.n_verdicts)]
+        for question, repeats in zip(graded, zip(*judged, strict=True), strict=True):
             for name in subtask.filter_names:
-                _grade_one(task, question, name, verdicts, scores)
+                _score_one(task, question, name, [one[name] for one in repeats], verdicts, scores)
     for metric, name in verdicts or dict.fromkeys(pairs):
         found = verdicts.setdefault((metric, name), _no_verdicts(task, metric))
         found.n_asked = len(subtask.questions)
@@ -110,29 +121,53 @@ def grade_subtask(
     return verdicts
 
 
-def _grade_one(
-    task: Any, question: Question, filter_name: str, verdicts: dict[tuple[str, str], Verdicts], scores: list[Score]
-) -> None:
-    sample = question.sample
+def _judge(
+    subtask: Subtask, questions: list[Question], responses: Mapping[str, Response], repeat: int
+) -> list[dict[str, _Judged]]:
+    """What the task makes of each question's repeat, by filter; of all its repeats where there is one verdict."""
+    task = subtask.task
+    chosen = slice(repeat, repeat + 1) if subtask.n_verdicts > 1 else slice(None)
+    for question in questions:
+        for instance, requests in zip(question.instances, question.requests, strict=True):
+            instance.resps = [_as_resp(responses[request.digest]) for request in requests[chosen]]
+    task._instances = [instance for question in questions for instance in question.instances]
+    task.apply_filters()
+    return [{name: _judge_one(task, question, name) for name in subtask.filter_names} for question in questions]
+
+
+def _judge_one(task: Any, question: Question, filter_name: str) -> _Judged:
+    sample_id = question.sample.sample_id
     filtered = [instance.filtered_resps[filter_name] for instance in question.instances]
     try:
         results = task.process_results(question.doc, filtered)
     except Exception as error:
-        raise ScoringError(f"the scorer of {sample.sample_id} raised {type(error).__name__}: {error}") from error
-    is_text = len(filtered) == 1 and isinstance(filtered[0], str)
+        raise ScoringError(f"the scorer of {sample_id} raised {type(error).__name__}: {error}") from error
+    results = {metric: value.item() if isinstance(value, np.generic) else value for metric, value in results.items()}
     for metric, value in results.items():
-        found = verdicts.setdefault((metric, filter_name), _no_verdicts(task, metric))
-        value = value.item() if isinstance(value, np.generic) else value
-        found.raw.append(value)
         if not isinstance(value, int | float):
             raise UnsupportedError(
-                f"{sample.sample_id}: metric {metric!r} gives {type(value).__name__} per sample, not a number; "
+                f"{sample_id}: metric {metric!r} gives {type(value).__name__} per sample, not a number; "
                 f"it is not kept yet"
             )
+    return _Judged(results, filtered[0][:2000] if len(filtered) == 1 and isinstance(filtered[0], str) else None)
+
+
+def _score_one(
+    task: Any,
+    question: Question,
+    filter_name: str,
+    repeats: list[_Judged],
+    verdicts: dict[tuple[str, str], Verdicts],
+    scores: list[Score],
+) -> None:
+    for metric, first in repeats[0].results.items():
+        # a question is one observation, however often it was asked: the standard error is over questions
+        value = first if len(repeats) == 1 else math.fsum(one.results[metric] for one in repeats) / len(repeats)
+        verdicts.setdefault((metric, filter_name), _no_verdicts(task, metric)).raw.append(value)
         scores.append(
             Score(
-                sample_id=sample.sample_id, subtask=sample.subtask, metric=metric, filter=filter_name,
-                value=float(value), extracted=filtered[0][:2000] if is_text else None,
+                sample_id=question.sample.sample_id, subtask=question.sample.subtask, metric=metric,
+                filter=filter_name, value=float(value), extracted=repeats[0].extracted,
             )
         )  # fmt: skip
 

@@ -16,6 +16,7 @@ from eval_pipelines.benchmarks import data
 from eval_pipelines.benchmarks.catalog import Leaf, open_catalog
 from eval_pipelines.benchmarks.grading import Chain, Question, Subtask, grade_subtask, read_through
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
+from eval_pipelines.benchmarks.repeats import check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
 from eval_pipelines.records import Metric, Request, Response, Sample, Score
@@ -137,7 +138,9 @@ def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> B
     subtasks = []
     for leaf in leaves:
         task = _load_task(leaf, spec, splits, benchmark=name)
-        subtasks.append(Subtask(task.config.task, task, list(_questions(task, spec, limit))))
+        check_repeats(name, spec, task)
+        questions = list(_questions(task, spec, limit))
+        subtasks.append(Subtask(task.config.task, task, questions, n_verdicts(spec, task)))
     return Benchmark(name, spec, subtasks)
 
 
@@ -249,7 +252,7 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Qu
             question=question_of(task, doc),
             target=target_of(task, doc),
             choices=tuple(str(choice) for choice in task.doc_to_choice(doc)) if task.config.doc_to_choice else (),
-            n_requests=sum(len(repeats) for repeats in requests),
+            n_requests=len(requests),
         )
         yield Question(sample, doc, instances, requests)
 

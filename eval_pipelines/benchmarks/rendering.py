@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from eval_pipelines.benchmarks.repeats import n_repeats, takes_several
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import UnsupportedError
 from eval_pipelines.keys import digest
@@ -25,12 +26,15 @@ def to_requests(instance: Any, sample_id: str, subtask: str, spec: BenchmarkSpec
     fields = _generation(instance, spec) if is_text else _loglikelihood(instance, sample_id)
     return [
         Request(sample_id=sample_id, subtask=subtask, part=instance.idx, repeat=repeat, **_seeded(fields, repeat))
-        for repeat in range(instance.repeats or 1)
+        for repeat in range(n_repeats(spec, instance.repeats))
     ]
 
 
 def _seeded(fields: dict[str, Any], repeat: int) -> dict[str, Any]:
-    """With a seed of its own for each repeat: with one seed for all, a server repeats itself."""
+    """With a seed of its own for each repeat: with one seed for all, a server repeats itself.
+
+    Seeds of successive repeats follow each other: some servers draw several answers to one request in that very way.
+    """
     seed = fields["params"].get("seed")
     return {**fields, "params": {**fields["params"], "seed": seed + repeat}} if isinstance(seed, int) else fields
 
@@ -85,16 +89,24 @@ def target_of(task: Any, doc: Any) -> str:
 
 
 def ask_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
-    """Author's version and a hash of everything that decides what is asked; independent of `limit`."""
-    parts = []
+    """Author's version and a hash of everything that decides what is asked; independent of `limit`.
+
+    And of the number of repeats, where a sample's score is their mean: one answer and five estimate the same. Where the
+    task makes one verdict of all, their number decides what is measured.
+    """
+    parts: list[Any] = []
+    own_repeats: list[int] = []
     for task in tasks:
         config = {
             name: value for name, value in task.config.to_dict(keep_callable=False).items() if name not in _NOT_ASKED
         }
         fewshot = list(task.fewshot_docs() or []) if task.config.num_fewshot else []
         parts.append([config, _digest_of_rows(task.eval_docs), _digest_of_rows(fewshot)])
+        if spec.repeats not in (None, task.config.repeats or 1) and takes_several(task):
+            own_repeats = [n_repeats(spec, None)]
     changes = [entry.in_words for entry in spec.interceptors if entry.is_of(("request",))]
-    asked = [parts, spec.protocol, spec.system_prompt, spec.generation, *([changes] if changes else [])]
+    only_if_any = [*own_repeats, *([changes] if changes else [])]
+    asked = [parts, spec.protocol, spec.system_prompt, spec.generation, *only_if_any]
     return f"{spec.version}-{digest(_jsonable(asked), n_bytes=6)}"
 
 

@@ -47,7 +47,10 @@ class Limits:
 
 @dataclass(slots=True)
 class _Outcome:
-    """What one attempt came to: Response fields of each request that it asked, or one failure for all of them."""
+    """What one attempt came to: Response fields of each request that it asked, or one failure for all of them.
+
+    In a reply to several, one that was left out has its `failure` as its only field.
+    """
 
     told: Sequence[dict[str, Any]] = ()
     failure: Failure | None = None
@@ -87,7 +90,8 @@ async def ask(
     report = AskReport(n_requests=n_requests)
     run = _Run(endpoint, journal, limits, on_outcome, report, Router(endpoint.addresses), interceptors)
     started = time.perf_counter()
-    source = batches.of_repeats(requests, endpoint.n_per_request)
+    # a stream is put together from one choice
+    source = batches.of_repeats(requests, 1 if endpoint.is_streamed else endpoint.n_per_request)
     n_workers = min(limits.max_in_flight, endpoint.max_in_flight, max(n_requests, 1))
     try:
         interception.begin(interceptors, report, endpoint)
@@ -126,26 +130,37 @@ class _Run:
 
     async def work(self, client: httpx.AsyncClient, source: Iterator[batches.Batch]) -> None:
         for batch in source:
-            try:
-                responses = await self._until_final(client, batch)
-            except StopAsking as stop:
-                if not self.report.stopped:
-                    self.report.stopped, self.report.stopped_with = str(stop), stop.error
-                return
-            for request, response in zip(batch, responses, strict=True):
-                if response.is_answer:
-                    self.journal.append(response, request.place)
-                self.report.count(response)
-                self.on_outcome(request, response)
-            if self.report.stopped or self._budget_is_broken():
-                return
+            parts = [(batch, 0)]
+            while parts:
+                part, n_before = parts.pop()
+                try:
+                    responses = await self._until_final(client, part, n_before)
+                except StopAsking as stop:
+                    if not self.report.stopped:
+                        self.report.stopped, self.report.stopped_with = str(stop), stop.error
+                    return
+                for request, response in zip(part, responses, strict=True):
+                    if len(part) > 1 and self._may_be_asked_alone(response):
+                        parts.append(((request,), response.n_attempts))
+                        continue
+                    if response.is_answer:
+                        self.journal.append(response, request.place)
+                    self.report.count(response)
+                    self.on_outcome(request, response)
+                if self.report.stopped or self._budget_is_broken():
+                    return
+
+    def _may_be_asked_alone(self, response: Response) -> bool:
+        """A reply to several left this one out."""
+        is_worth_it = response.failure is not None and response.failure.kind in failures.RETRYABLE
+        return is_worth_it and response.n_attempts < self.limits.max_attempts
 
     def _budget_is_broken(self) -> bool:
         # a hair more than the product: 0.29 of 100 is 28.999999999999996
         allowed = max(self.limits.max_failed_share * self.report.n_requests + 1e-6, _MIN_FAILURES_TO_STOP)
         return self.report.n_failed > allowed and self.report.n_failed_of_server > allowed
 
-    async def _until_final(self, client: httpx.AsyncClient, batch: batches.Batch) -> list[Response]:
+    async def _until_final(self, client: httpx.AsyncClient, batch: batches.Batch, n_before: int = 0) -> list[Response]:
         first, watch, router = batch[0], self.endpoint.watch, self._router
         spoken = self._dialect(first.operation)
         said = spoken.body(renamed(first, self.endpoint), self.endpoint.served_name)
@@ -154,7 +169,7 @@ class _Run:
         body = json.dumps(attempt.body, ensure_ascii=False).encode()
         tried: set[int] = set()
         n_excused = 0
-        for n_attempts in itertools.count(1):
+        for n_attempts in itertools.count(n_before + 1):
             n_restarts = watch.n_restarts if watch else 0
             # the choices of one question share its text
             index, replica = router.begin(first.sample_id, tried=tried)

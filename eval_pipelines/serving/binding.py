@@ -41,6 +41,7 @@ def bound_endpoint(
         tokens_per_minute=binding.tokens_per_minute,
         rates_folder=rates_folder,
         key_env=binding.key_env,
+        n_per_request=binding.n_per_request,
         proxy=_proxy(binding, deployment, secrets_),
     )
 

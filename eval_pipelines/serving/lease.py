@@ -156,19 +156,25 @@ async def _ready(
     order = room.order()
     assert order is not None, "a lease is only reached after an order"
     command = command_of(backend, deployment, model, port=0)
-    endpoint = _endpoint(order, command, model, deployment, room, range(len(order.servers)))
+    endpoint = _endpoint(backend, order, command, model, deployment, room, range(len(order.servers)))
     patience_s = min(_CANARY_TIMEOUT_S, deployment.request_timeout_s)
     client = await stack.enter_async_context(open_client(replace(endpoint, request_timeout_s=patience_s)))
     watch = ServerWatch(room, order, client, causes=command.causes, ready_timeout_s=deployment.ready_timeout_s)
     await watch.until_healthy()
-    endpoint = _endpoint(order, command, model, deployment, room, watch.alive())
+    endpoint = _endpoint(backend, order, command, model, deployment, room, watch.alive())
     seen = await seen_to_work(endpoint, needs, where=f"the {deployment.backend} server", log=endpoint.log_path)
     room.write(Ready(generation=order.generation))
     return replace(seen, watch=watch)
 
 
 def _endpoint(
-    order: Order, command: ServerCommand, model: Model, deployment: Deployment, room: Room, alive: Sequence[int]
+    backend: ModuleType,
+    order: Order,
+    command: ServerCommand,
+    model: Model,
+    deployment: Deployment,
+    room: Room,
+    alive: Sequence[int],
 ) -> Endpoint:
     servers = [order.servers[index] for index in alive]
     headers = {"authorization": f"Bearer {order.api_key}"} if order.api_key else {}
@@ -186,4 +192,5 @@ def _endpoint(
         replicas=tuple(Replica(server.url, headers, server.metrics_url) for server in servers),
         metric_names=command.metric_names,
         log_path=room.log(alive[0]),
+        n_per_request=getattr(backend, "N_PER_REQUEST", 1),
     )

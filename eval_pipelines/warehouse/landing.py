@@ -11,7 +11,7 @@ Any number of processes and machines may land at once, without a lock: names are
 """
 
 import itertools
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Evaluation, Failure, Metric, Place, Request, Response, Sample, Score, ServerMetrics
+from eval_pipelines.warehouse import lengths
 from eval_pipelines.warehouse.files import safe_name, write_new
 from eval_pipelines.warehouse.shapes import arrow_schema, check_shape
 
@@ -160,6 +161,26 @@ class Landing:
             wanted &= ds.field("request_digest").isin(sorted(keep))
         rows = (row for row in self._responses(model_key, wanted) if row["request_digest"] in keep)
         return _newest(rows)
+
+    def expected_tokens(self, model_key: ModelKey | str, benchmark: str, wanted: Container[str]) -> dict[str, int]:
+        """Completion tokens by request digest, as earlier answers had them: of this model, of its family, of others.
+
+        Looks into a few files only, however many models were asked. What cannot be read teaches nothing.
+        """
+        found: dict[str, int] = {}
+        n_taught = 0
+        for path in lengths.teachers(self.folder / "responses", str(model_key), benchmark):
+            n_known = len(found)
+            try:
+                for row in _read("responses", [path], ["request_digest", "completion_tokens"]):
+                    if row["completion_tokens"] and row["request_digest"] in wanted:
+                        found.setdefault(row["request_digest"], row["completion_tokens"])
+            except (WarehouseError, OSError, pa.ArrowException):
+                continue
+            n_taught += len(found) > n_known
+            if n_taught == lengths.MOST_TEACHERS:
+                break
+        return found
 
     def latest_evaluation(self, model_key: ModelKey | str, benchmark: str) -> Evaluation | None:
         """The evaluation of this cell that was recorded last, within its budget or not. Raises WarehouseError."""

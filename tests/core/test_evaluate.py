@@ -95,15 +95,15 @@ class Cell:
         }
 
     @asynccontextmanager
-    async def open(self, offers: frozenset[str], paying: dict[str, Any]) -> AsyncIterator[Endpoint]:
+    async def open(self, asking: dict[str, Any]) -> AsyncIterator[Endpoint]:
         self.n_opened += 1
-        yield Endpoint(
-            self.faulty.url, "mock", "hosted", max_in_flight=8, request_timeout_s=10, offers=offers, **paying
-        )
+        given = {"max_in_flight": 8, "request_timeout_s": 10, **asking}
+        yield Endpoint(self.faulty.url, "mock", "hosted", **given)
 
     async def ask(self, questions: Questions, run_id: str = "r1", **options: Any) -> Asked:
         offers = options.pop("offers", questions.needs)
-        paying = options.pop("paying", {})
+        asking = {"offers": offers, **options.pop("endpoint", {}), **options.pop("paying", {})}
+        may_ask = options.pop("may_ask", True)
         benchmark: Benchmark = questions  # type: ignore[assignment]
         fields: dict[str, Any] = {
             "known": lambda: self.known(questions.needs),
@@ -114,7 +114,7 @@ class Cell:
         return await ask_benchmark(
             benchmark,
             MODEL,
-            lambda: self.open(offers, paying),
+            (lambda: self.open(asking)) if may_ask else None,
             run_id=run_id,
             asked_by="a test",
             journals=self.folder,
@@ -368,6 +368,62 @@ async def test_a_known_failure_is_no_answer(cell) -> None:
     cell.landed = {one.request_digest: one for one in answers(Questions(), 5, failure=failed)}
     asked = await cell.ask(Questions())
     assert (asked.evaluation.n_reused, asked.report.n_answered) == (0, 40)
+
+
+async def test_a_replay_asks_nothing_and_tells_the_same(cell, faulty) -> None:
+    first = await cell.ask(Questions())
+    faulty.set()
+    again = await cell.ask(Questions(), run_id="r2", may_ask=False)
+    assert (cell.n_rows, again.evaluation.n_answered) == (40, first.evaluation.n_answered)
+    assert (again.evaluation.n_reused, again.evaluation.is_within_budget) == (40, True)
+    assert faulty.stats()["n_prompts"] == 0
+
+
+async def test_a_replay_of_what_was_never_asked_says_so(cell, faulty) -> None:
+    await cell.ask(Questions(n=10))
+    faulty.set()
+    asked = await cell.ask(Questions(n=40), run_id="r2", may_ask=False)
+    assert (asked.evaluation.n_answered, asked.report.n_not_asked, faulty.stats()["n_prompts"]) == (10, 30, 0)
+    with pytest.raises(
+        FailureBudgetError, match=r"30 of 40 requests have no answer yet, and nothing was asked.*ask: true"
+    ):
+        asked.raise_if_over_budget(0.5)
+
+
+async def test_a_replay_lands_what_a_killed_run_left_in_its_journal(cell) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 40):
+            journal.append(response)
+    asked = await cell.ask(Questions(), may_ask=False)
+    assert (asked.n_recovered, asked.evaluation.n_answered, cell.n_rows) == (40, 40, 40)
+
+
+async def test_known_long_answers_are_asked_first(cell) -> None:
+    digests = [one.digest for one in Questions().requests()]
+    lengths = {digest: 10 + number for number, digest in enumerate(digests)}
+    order: list[str] = []
+    await cell.ask(
+        Questions(), expected_tokens=lambda wanted: {d: n for d, n in lengths.items() if d in wanted},
+        endpoint={"max_in_flight": 1}, land=lambda _, new: order.extend(response.request_digest for _, response in new),
+    )  # fmt: skip
+    assert order == digests[::-1]
+
+
+async def test_no_lengths_are_looked_up_for_log_likelihoods(cell) -> None:
+    def never(_: Any) -> Any:
+        raise AssertionError
+
+    needs = frozenset({"echo_logprobs"})
+    asked = await cell.ask(Questions(operation="loglikelihood", needs=needs), expected_tokens=never)
+    assert asked.evaluation.n_answered == 40
+
+
+def test_the_evaluation_id_changes_with_the_repeats_and_not_with_their_default() -> None:
+    ids = [
+        evaluation_id(MODEL, Questions(spec=BenchmarkSpec(task="sums", repeats=n)), None)  # type: ignore[arg-type]
+        for n in (None, 1, 5)
+    ]
+    assert ids[0] == ids[1] != ids[2]
 
 
 @pytest.mark.parametrize("change", [{"ask_version": "2-abc"}, {"name": "other"}], ids=str)

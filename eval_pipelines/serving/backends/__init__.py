@@ -12,6 +12,8 @@ Optional
     Spec.n_gpus         GPUs its parallelism multiplies to; 0 if left out
     reads(spec)         the part of READS that a server with these options loads; READS if left out
     needs_weights(spec) whether a model must name weights; if left out: whether it reads any
+    N_PER_REQUEST       answers to one request (`n`), where answer i of seed s is that of seed s + i asked alone; 1 if
+                        left out
     NEEDS_CONTAINER     True where the server exists as an image only: its `argv` holds what follows the image
 """
 
@@ -85,6 +87,7 @@ class Binding:
         lists_models: False where the server's list of models says nothing about this model.
         requests_per_minute: Attempts that may start in any 60 s at each address; None: no limit.
         tokens_per_minute: Tokens these may hold, prompt and answer together; None: no limit.
+        n_per_request: Repeats of a question that one request may ask, as its operator says; 1: none.
         proxy: URL of an HTTP proxy on the way, without credentials.
         proxy_credentials_env: Name of the variable that holds `user:password` for it.
     """
@@ -101,6 +104,7 @@ class Binding:
     lists_models: bool = True
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    n_per_request: int = 1
     proxy: str | None = None
     proxy_credentials_env: str | None = None
 

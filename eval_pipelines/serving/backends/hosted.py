@@ -138,6 +138,9 @@ class Spec(BaseModel):
         ge=1,
         description="Prompts and answers together; an answer counts as max_tokens until it is there.",
     )
+    n_per_request: int = Field(
+        default=1, ge=1, description="Repeats asked at once by `n`; above 1 only where answer i has the seed plus i."
+    )
     proxy: Url | None = Field(default=None, description="HTTP proxy on the way, such as http://proxy.example:3128.")
     proxy_credentials_env: Variable | None = Field(
         default=None, description="Name of the variable that holds `user:password` for the proxy."
@@ -158,6 +161,8 @@ class Spec(BaseModel):
             raise ValueError("`api_version` is a field of azure: set `provider: azure`, or leave it out")
         if self.proxy_credentials_env and not self.proxy:
             raise ValueError("`proxy_credentials_env` says nothing without `proxy`")
+        if self.n_per_request > 1 and known.protocol != "openai":
+            raise ValueError(f"`n_per_request`: provider {self.provider} gives one answer to a request; leave it out")
         # the address stands in for the model's bytes, so it must be there to be read
         object.__setattr__(self, "base_url", self._first_url(known))
         return self
@@ -201,6 +206,7 @@ def bind(spec: Spec, model: Model) -> Binding:
         lists_models=lists_models,
         requests_per_minute=(spec.requests_per_minute if "requests_per_minute" in given else known.requests_per_minute),
         tokens_per_minute=spec.tokens_per_minute,
+        n_per_request=spec.n_per_request,
         proxy=spec.proxy,
         proxy_credentials_env=spec.proxy_credentials_env,
     )

@@ -25,6 +25,9 @@ __all__ = ["Spec", "command", "node_commands", "swap", "swap_key"]
 _ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONPATH": ""}
 _BASE_NAME = "lora-base"
 READS = frozenset({"huggingface", "lora", "mistral", "pickle"})
+# Seen with 0.32, in float32 bit for bit; its child i of a request with a seed has the seed plus i. More at once would
+# leave fewer requests to spread, and lose more if one is cut off.
+N_PER_REQUEST = 8
 _NOT_FLAGS = {"executable", "port", "extra_args", "hot_swap", "lora_base", "lora_modules"}
 _NOT_SWAPPED = ("quantization", "load_format", "speculative_config")
 _WEIGHTS_AS: dict[str, tuple[str, ...]] = {"auto": ("*.safetensors",), "safetensors": ("*.safetensors",)}
