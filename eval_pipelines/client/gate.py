@@ -29,7 +29,7 @@ class Gate:
         limit = PerMinute(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         urls = {endpoint.url, *(replica.url for replica in endpoint.addresses)} if limit != PerMinute() else set()
         self._limiters: Mapping[str, Limiter] = {
-            url: Limiter(limit, path_of(url, endpoint.key_env, endpoint.rates_folder)) for url in urls
+            url: Limiter(limit, path_of(url, endpoint.key_env, endpoint.shared_folder)) for url in urls
         }
         self._held_until: dict[str, float] = {}
 

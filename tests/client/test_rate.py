@@ -19,12 +19,14 @@ from eval_pipelines.client import gate, probe, rate
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.rate import Limiter, PerMinute, State, admit, estimate_tokens, settle
+from eval_pipelines.client.shared_file import SharedFile
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import Endpoint, Replica
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.records import Request
 
 ROOT = Path(__file__).parent.parent.parent
+SLOT_BYTES = 4096
 
 
 def question(prompt: str = "7+7?", **params) -> Request:
@@ -158,11 +160,7 @@ def test_an_estimate_counts_prompt_and_the_longest_answer() -> None:
 
 
 def state_in(path: Path) -> State:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        return rate._read(file, path)[1]
-    finally:
-        os.close(file)
+    return rate._state_of(SharedFile(path, "count").read())
 
 
 async def test_what_one_counts_the_other_sees(tmp_path) -> None:
@@ -203,7 +201,7 @@ async def test_half_a_write_leaves_the_state_before_it(tmp_path) -> None:
     await limiter.take(1)
     whole = path.read_bytes()
     for n_bytes in (1, 9, 20, 60):  # of the second state, over what was there before
-        path.write_bytes(whole[:n_bytes] + b"\0" * (rate._SLOT_BYTES - n_bytes) + whole[rate._SLOT_BYTES :])
+        path.write_bytes(whole[:n_bytes] + b"\0" * (SLOT_BYTES - n_bytes) + whole[SLOT_BYTES:])
         assert state_in(path) == first
     await limiter.take(1)
     assert sum(n for n, _ in state_in(path).buckets.values()) == 2
@@ -240,7 +238,7 @@ def test_addresses_and_key_variables_count_apart(tmp_path) -> None:
 async def test_each_address_of_an_endpoint_has_the_whole_limit(tmp_path) -> None:
     urls = ("http://127.0.0.1:8/v1", "http://127.0.0.1:80/v1")
     endpoint = Endpoint(
-        urls[0], "m", "hosted", replicas=tuple(map(Replica, urls)), requests_per_minute=1, rates_folder=tmp_path
+        urls[0], "m", "hosted", replicas=tuple(map(Replica, urls)), requests_per_minute=1, shared_folder=tmp_path
     )
     async with open_client(endpoint) as client:
         for url in urls:
@@ -250,7 +248,7 @@ async def test_each_address_of_an_endpoint_has_the_whole_limit(tmp_path) -> None
 
 
 async def test_without_a_limit_nothing_is_written_and_nothing_costs(tmp_path) -> None:
-    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", "hosted", rates_folder=tmp_path)
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", "hosted", shared_folder=tmp_path)
     async with open_client(endpoint) as client:
         started = time.perf_counter()
         for _ in range(1000):
@@ -274,7 +272,7 @@ ASKER = textwrap.dedent("""
     folder, name, n = Path({folder!r}), sys.argv[1], int(sys.argv[2])
     endpoint = Endpoint(
         {url!r}, "mock", "hosted", max_in_flight=16, request_timeout_s=10,
-        requests_per_minute={requests}, tokens_per_minute={tokens}, rates_folder=folder, key_env="KEY",
+        requests_per_minute={requests}, tokens_per_minute={tokens}, shared_folder=folder, key_env="KEY",
     )
     requests = [
         Request(sample_id=f"s/{{i}}", subtask="s", operation="completion", prompt=f"{{name}} {{i}}",
