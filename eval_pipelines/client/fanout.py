@@ -91,6 +91,7 @@ async def ask(
     n_workers = min(limits.max_in_flight, endpoint.max_in_flight, max(n_requests, 1))
     try:
         async with open_client(endpoint) as client, asyncio.TaskGroup() as group:
+            report.course = client.gate.course
             workers = [group.create_task(run.work(client, source)) for _ in range(n_workers)]
             if on_progress:
                 group.create_task(_report(report, workers, on_progress))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from eval_pipelines.client.course import Course
 from eval_pipelines.records import FailureKind, Response
 
 
@@ -16,6 +17,7 @@ class AskReport:
     Attributes:
         stopped: Why asking ended before everything was asked, in words for the reader; empty: it did not.
         n_truncated: Answers that the server cut at their length limit.
+        course: How many were in flight over the time; None where that does not adapt.
         told: What interceptors have to say at the end, by their name; plain JSON values.
     """
 
@@ -33,6 +35,7 @@ class AskReport:
     latencies_s: "array[float]" = field(default_factory=lambda: array("d"))
     first_failure: str = ""
     stopped: str = ""
+    course: Course | None = None
     told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property

@@ -5,6 +5,7 @@ Source: pyreqwest documentation, "HTTPX compatibility"; reqwest documentation, "
 """
 
 from datetime import timedelta
+from types import TracebackType
 
 import httpx
 from pyreqwest.client import ClientBuilder
@@ -24,12 +25,26 @@ class Client(httpx.AsyncClient):
     """An HTTP client with what its requests share.
 
     Attributes:
-        gate: Holds requests back while a server asked to wait, and until rate limits have room.
+        gate: Holds requests back while a server asked to wait, while enough are in flight, and for rate limits.
         unfinished: Questions that a server has taken and not answered yet.
     """
 
     gate: Gate
     unfinished: Unfinished
+
+    async def aclose(self) -> None:
+        """Let go of the connections, and of what clients of the endpoint share."""
+        self.gate.close()
+        await super().aclose()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.gate.close()
+        await super().__aexit__(exc_type, exc_value, traceback)
 
 
 def open_client(endpoint: Endpoint) -> Client:

@@ -183,4 +183,5 @@ def _endpoint(
         replicas=tuple(Replica(server.url, headers, server.metrics_url) for server in servers),
         metric_names=command.metric_names,
         log_path=room.log(alive[0]),
+        shared_folder=room.folder,
     )
