@@ -15,7 +15,7 @@ import httpx
 from eval_pipelines.client import rate, slots
 from eval_pipelines.client.course import Course
 from eval_pipelines.client.failures import Backoff
-from eval_pipelines.client.pace import Bounds
+from eval_pipelines.client.pace_state import Bounds
 from eval_pipelines.client.rate import Limiter, PerMinute, Ticket, estimate_tokens
 from eval_pipelines.client.slots import Slots
 from eval_pipelines.endpoint import Endpoint

@@ -8,8 +8,7 @@ Source: slow start and one decrease per episode as in RFC 5681; the climb back a
 Cardwell et al., "BBR: Congestion-Based Congestion Control", 2016.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+from eval_pipelines.client.pace_state import START_REST_S, Bounds, Level, Pace, Seen, Window
 
 START = 16
 FORGET_S = 900.0
@@ -17,102 +16,12 @@ _IDLE_S = 2.0  # so long without anything: what was measured before says nothing
 _N_RECENT = 20  # fewer attempts are no share: one poisoned prompt fails a few times
 _BROKEN_SHARE = 0.3
 _COOL_DOWN_S = 1.0
+_LONGEST_PATIENCE_S = 16.0
 _CREEP_S = 60.0  # so long after a refusal, more is tried in single steps only
 _USED_SHARE = 0.75  # less in flight than this share of the limit: it is not the limit that holds things back
 _WORTH = 0.5  # share of the added requests that must be added throughput
 _UP, _DOWN = 1.25, 0.8
-_REST_S, _LONGEST_REST_S = 1.0, 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The limit never leaves these."""
-
-    floor: int
-    ceiling: int
-
-    def clamp(self, limit: float) -> int:
-        """The nearest limit within."""
-        return max(self.floor, min(self.ceiling, round(limit)))
-
-
-@dataclass(slots=True)
-class Seen:
-    """What one client saw since it last told.
-
-    Attributes:
-        n_done: Attempts that were answered.
-        n_answers: Answers in them.
-        n_tokens: Tokens of these, prompt and answer together; None: not all of them told.
-        n_broken: Attempts that came to a 5xx, a timeout or a lost connection. As `n_fine`, the answered ones, without
-            those that had started before `since`, which is the last decrease that the client knows of.
-        refused_at: When the latest attempt that was answered with 429 had started.
-        busy_s: Requests in flight x seconds.
-    """
-
-    since: float = 0.0
-    n_done: int = 0
-    n_answers: int = 0
-    n_tokens: int | None = 0
-    n_fine: int = 0
-    n_broken: int = 0
-    refused_at: float | None = None
-    busy_s: float = 0.0
-
-
-@dataclass(slots=True)
-class Window:
-    """What was seen since the limit was last changed, or since there was last something to decide.
-
-    Attributes:
-        opened_at: Nothing counts before it: it takes a moment until everybody knows the limit.
-        n_skip: Answered attempts that do not count yet: they belong to the limit before.
-    """
-
-    opened_at: float = 0.0
-    n_skip: int = 0
-    n_done: int = 0
-    n_answers: int = 0
-    n_tokens: int | None = 0
-    busy_s: float = 0.0
-
-
-@dataclass(slots=True)
-class Level:
-    """The throughput at one limit. `n`: mean in flight."""
-
-    limit: int
-    n: float
-    answers_per_s: float
-    tokens_per_s: float | None
-
-
-@dataclass(slots=True)
-class Pace:
-    """What is known of one endpoint. Plain values: it is written as JSON.
-
-    Attributes:
-        limit: Requests in flight, of all who ask the endpoint.
-        phase: double (as long as it pays), rest, up and down (try more, or less), climb (after a decrease).
-        top: The limit at which the last decrease began.
-        other: What to compare with: the limit below while doubling, the one rested at while trying.
-    """
-
-    limit: int
-    phase: Literal["double", "rest", "up", "down", "climb"] = "double"
-    seen_at: float = 0.0
-    changed_at: float = 0.0
-    decreased_at: float = 0.0
-    refused_at: float = -1e9
-    n_decreases: int = 0
-    why: str = ""
-    top: int = 0
-    n_fine: int = 0
-    n_broken: int = 0
-    rest_s: float = _REST_S
-    n_tried: int = 0
-    window: Window = field(default_factory=Window)
-    other: Level | None = None
+_CALM_REST_S, _LONGEST_REST_S = 10.0, 30.0
 
 
 def begin(bounds: Bounds, now: float) -> Pace:
@@ -158,6 +67,9 @@ def _back_off(pace: Pace, seen: Seen, bounds: Bounds, now: float) -> bool:
         return False
     # still falling, or an outage that has nothing to do with the limit: it climbs back to where all this began
     is_same_fall = pace.phase == "climb" and (not is_refused or pace.changed_at == pace.decreased_at)
+    if is_refused and not is_same_fall:
+        is_known = abs(pace.limit - pace.top) <= max(1, 0.1 * pace.top)
+        pace.patience_s = min(_LONGEST_PATIENCE_S, 2 * pace.patience_s) if is_known else _COOL_DOWN_S
     pace.top = max(pace.top, pace.limit) if is_same_fall else pace.limit
     factor = 0.5 if pace.phase == "double" else 0.8 if is_refused else 0.7
     pace.limit = bounds.clamp(min(pace.limit - 1, pace.limit * factor))
@@ -207,7 +119,7 @@ def _double(pace: Pace, level: Level, bounds: Bounds, now: float) -> None:
     below = pace.other
     if below is None or _worth(below, level) >= _WORTH:
         if pace.limit >= bounds.ceiling:
-            _rest(pace, pace.limit, now)
+            _rest(pace, pace.limit, now, _CALM_REST_S)
         else:
             pace.other, pace.limit = level, bounds.clamp(pace.limit * 2)
     elif pace.window.n_done >= max(3 * pace.limit, 48):  # a few slow answers are no verdict
@@ -219,21 +131,27 @@ def _climb(pace: Pace, level: Level, bounds: Bounds, now: float) -> None:
     if now - pace.changed_at < _COOL_DOWN_S:
         return
     is_touchy = now - pace.refused_at < _CREEP_S
-    if pace.limit < min(pace.top, bounds.ceiling):
+    step = max(1, pace.limit // 50)
+    if pace.limit < min(pace.top - step if is_touchy else pace.top, bounds.ceiling):
         pace.limit = bounds.clamp(min(pace.top, pace.limit + max(1, (pace.top - pace.limit) // 4)))
     elif is_touchy and pace.limit < bounds.ceiling:
-        pace.limit = bounds.clamp(pace.limit + max(1, pace.limit // 50))
+        # so many were refused before: each time later is it tried again
+        if pace.limit >= pace.top or now - pace.changed_at >= pace.patience_s:
+            pace.limit = bounds.clamp(pace.limit + step)
     elif not is_touchy:
         _rest(pace, pace.limit, now)
 
 
 def _rested(pace: Pace, level: Level, bounds: Bounds, now: float) -> None:
-    n_rounds = 5 if pace.rest_s == _REST_S else 20
-    if now - pace.changed_at < pace.rest_s or pace.window.n_done < max(n_rounds * pace.limit, 64):
+    n_rounds = 5 if pace.rest_s == START_REST_S else 20
+    n_needed = max(n_rounds * pace.limit, 64)
+    if now - pace.changed_at < pace.rest_s or pace.window.n_done < n_needed:
+        if pace.window.n_done > 2 * n_needed:
+            pace.window.forget_half(now)
         return
     up = bounds.clamp(max(pace.limit + 1, pace.limit * _UP))
     down = bounds.clamp(min(pace.limit - 1, pace.limit * _DOWN))
-    wants_down = pace.n_tried % 4 == 1 or up == pace.limit
+    wants_down = pace.n_tried % 2 == 1 or up == pace.limit
     pace.n_tried += 1
     if wants_down and down < pace.limit:
         pace.phase, pace.other, pace.limit = "down", level, down
@@ -250,15 +168,16 @@ def _tried(pace: Pace, level: Level, bounds: Bounds, now: float) -> None:
     if rested is None:
         _rest(pace, pace.limit, now)
     elif pace.phase == "up" and _worth(rested, level) >= _WORTH:
-        pace.phase, pace.other, pace.rest_s = "double", level, _REST_S
+        pace.phase, pace.other, pace.rest_s = "double", level, START_REST_S
         pace.limit = bounds.clamp(pace.limit * 2)
         if pace.limit == level.limit:
-            _rest(pace, pace.limit, now)
+            _rest(pace, pace.limit, now, _CALM_REST_S)
     else:
         low, high = (rested, level) if pace.phase == "up" else (level, rested)
         knee = bounds.clamp(max(_DOWN * rested.limit, min(_knee(low, high), high.limit)))
         has_moved = abs(knee - rested.limit) > 0.05 * rested.limit
-        _rest(pace, knee, now, _REST_S if has_moved else min(_LONGEST_REST_S, 2 * pace.rest_s))
+        rest_s = START_REST_S if has_moved else min(_LONGEST_REST_S, 2 * pace.rest_s)
+        _rest(pace, knee if has_moved else rested.limit, now, rest_s)
 
 
 _BY_PHASE = {"double": _double, "climb": _climb, "rest": _rested, "up": _tried, "down": _tried}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from eval_pipelines.client.pace import Bounds, Level, Pace, Window
+from eval_pipelines.client.pace_state import Bounds, Level, Pace, Window
 
 _TURN_S = 1.0  # where there are more clients than slots, each has one in turn for so long
 

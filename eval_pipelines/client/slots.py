@@ -17,7 +17,7 @@ from typing import Any
 
 from eval_pipelines.client import pace, shared_file
 from eval_pipelines.client.course import Course
-from eval_pipelines.client.pace import Bounds, Pace, Seen
+from eval_pipelines.client.pace_state import Bounds, Pace, Seen
 from eval_pipelines.client.shared_file import SharedFile
 from eval_pipelines.client.shares import Member, Shares, agree, from_json
 from eval_pipelines.errors import EvalPipelinesError
