@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import dagster as dg
 from pydantic import Field
 
+from assets import course_plot
 from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
@@ -193,6 +194,8 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
         "path": dg.MetadataValue.path(str(folder)),
         "preview": dg.MetadataValue.md(_preview(asked, benchmark)),
     }
+    if report.course is not None and report.course.points:
+        told["in_flight"] = dg.MetadataValue.md(course_plot.markdown(report.course))
     for name in ("latency_p50_s", "latency_p95_s", "latency_p99_s"):
         if (seconds := getattr(one, name)) is not None:
             told[name] = round(seconds, 4)

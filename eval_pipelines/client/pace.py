@@ -176,6 +176,8 @@ def _tried(pace: Pace, level: Level, bounds: Bounds, now: float) -> None:
         low, high = (rested, level) if pace.phase == "up" else (level, rested)
         knee = bounds.clamp(max(_DOWN * rested.limit, min(_knee(low, high), high.limit)))
         has_moved = abs(knee - rested.limit) > 0.05 * rested.limit
+        if has_moved and pace.phase == "down":
+            pace.n_tried -= 1  # once more
         rest_s = START_REST_S if has_moved else min(_LONGEST_REST_S, 2 * pace.rest_s)
         _rest(pace, knee if has_moved else rested.limit, now, rest_s)
 

@@ -52,6 +52,11 @@ class Slots:
         self._is_eager = False
         self.course = Course()
 
+    @property
+    def n_in_flight(self) -> int:
+        """Slots that are taken."""
+        return self._n
+
     async def take(self) -> None:
         """Wait for a slot; `give` it back. Raises ConfigError where the count cannot be kept."""
         if self._n < self._allotment and not self._waiting:
