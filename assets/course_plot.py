@@ -3,12 +3,12 @@
 import base64
 from collections.abc import Iterable, Sequence
 
-from eval_pipelines.client.course import Course
+from eval_pipelines.client.course import Course, Point
 
 _WIDTH, _HEIGHT = 560, 150
 _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 44, 20, 22
 # of a brightness between those of a light and a dark page
-_LIMIT, _IN_FLIGHT, _RATE, _EVENT, _TEXT = "#3b82f6", "#93b4e8", "#d97706", "#ef4444", "#8a8f98"
+_LIMIT, _IN_FLIGHT, _RATE, _EVENT, _TEXT = "#3b82f6", "#0d9f86", "#d97706", "#ef4444", "#8a8f98"
 
 
 def markdown(course: Course) -> str:
@@ -22,7 +22,8 @@ def svg(course: Course) -> str:
     points = course.points
     end_s = max([point.at_s for point in points], default=0.0) or 1.0
     most = max([max(point.limit, point.n_in_flight) for point in points], default=1) or 1
-    fastest = max([point.answers_per_s for point in points], default=0.0) or 1.0
+    rates = _smooth_rates(points, over_s=end_s / 12)
+    fastest = max(rates, default=0.0) or 1.0
     across, down = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
 
     def x(at_s: float) -> float:
@@ -46,7 +47,7 @@ def svg(course: Course) -> str:
     parts = [
         f'<rect x="{_LEFT}" y="{_TOP}" width="{across}" height="{down}" fill="none" stroke="{_TEXT}" opacity="0.4"/>',
         events,
-        line([point.answers_per_s for point in points], fastest, _RATE, width=1),
+        line(rates, fastest, _RATE, width=1),
         line([point.n_in_flight for point in points], most, _IN_FLIGHT),
         line([point.limit for point in points], most, _LIMIT, is_stepped=True, width=2),
         *_labels(course, end_s, most, fastest),
@@ -55,6 +56,20 @@ def svg(course: Course) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{_HEIGHT}" '
         f'viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" font-size="11">{"".join(parts)}</svg>'
     )
+
+
+def _smooth_rates(points: Sequence[Point], over_s: float) -> list[float]:
+    """Answers per second over the time before each point: between two points that are close it says nothing."""
+    rates = []
+    for i, last in enumerate(points):
+        n, since_s = 0.0, last.at_s
+        for before, point in zip(reversed(points[:i]), reversed(points[1 : i + 1]), strict=True):
+            n += point.answers_per_s * (point.at_s - before.at_s)
+            since_s = before.at_s
+            if last.at_s - since_s >= over_s:
+                break
+        rates.append(n / (last.at_s - since_s) if last.at_s > since_s else 0.0)
+    return rates
 
 
 def _labels(course: Course, end_s: float, most: int, fastest: float) -> Sequence[str]:

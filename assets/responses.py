@@ -195,7 +195,8 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
         "preview": dg.MetadataValue.md(_preview(asked, benchmark)),
     }
     if report.course is not None and report.course.points:
-        told["in_flight"] = dg.MetadataValue.md(course_plot.markdown(report.course))
+        told["in_flight"] = report.course.words
+        told["in_flight_plot"] = dg.MetadataValue.md(course_plot.markdown(report.course))
     for name in ("latency_p50_s", "latency_p95_s", "latency_p99_s"):
         if (seconds := getattr(one, name)) is not None:
             told[name] = round(seconds, 4)
