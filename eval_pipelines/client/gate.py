@@ -57,11 +57,11 @@ class Gate:
         if self._slots is None:
             return Turn(await self._ticket(url, request, n_answers))
         await self._slots.take()
+        while self._held_s(host) > 0:  # it was told so while this one waited
+            self._slots.give()
+            await self._until_not_held(host)
+            await self._slots.take()
         try:
-            while self._held_s(host) > 0:  # it was told so while this one waited
-                self._slots.give()
-                await self._until_not_held(host)
-                await self._slots.take()
             return Turn(await self._ticket(url, request, n_answers), time.monotonic())
         except BaseException:
             self._slots.give()

@@ -29,6 +29,14 @@ def begin(bounds: Bounds, now: float) -> Pace:
     return Pace(bounds.clamp(START), seen_at=now, changed_at=now, window=Window(now))
 
 
+def resume(pace: Pace, now: float) -> None:
+    """Nobody asked meanwhile: the limit stays, what was measured begins anew."""
+    if pace.phase in ("up", "down"):
+        _rest(pace, _limit_rested_at(pace))
+    pace.other, pace.n_fine, pace.n_broken = None, 0, 0
+    pace.changed_at, pace.window = now, Window(now)
+
+
 def advance(pace: Pace, seen: Seen, bounds: Bounds, now: float, *, lag_s: float = 0.0) -> None:
     """Take in what was seen, and change the limit where that tells to.
 
@@ -36,10 +44,7 @@ def advance(pace: Pace, seen: Seen, bounds: Bounds, now: float, *, lag_s: float 
         lag_s: How long it takes until all who share the limit keep to a new one.
     """
     if now - pace.seen_at > _IDLE_S:
-        if pace.phase in ("up", "down"):
-            _rest(pace, _limit_rested_at(pace))
-        pace.other, pace.n_fine, pace.n_broken = None, 0, 0
-        pace.changed_at, pace.window = now, Window(now)
+        resume(pace, now)
     pace.seen_at, pace.limit = now, bounds.clamp(pace.limit)
     before = pace.limit
     if seen.since == pace.decreased_at:

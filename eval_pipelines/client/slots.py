@@ -49,7 +49,7 @@ class Slots:
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at, self._n_decreases = -1e9, -1
         self._held_until: dict[str, float] = {}
-        self._is_eager = False
+        self._is_eager = self._is_closed = False
         self.course = Course()
 
     @property
@@ -125,7 +125,7 @@ class Slots:
             with suppress(EvalPipelinesError), self._shares() as shares:
                 if shares:
                     self._agree(shares, wants=0)
-        self._is_member, self._allotment, self._timer = False, 0, None
+        self._is_member, self._is_closed, self._allotment, self._timer = False, True, 0, None
         if self._claim >= 0:
             os.close(self._claim)
             self._claim_path(self._name).unlink(missing_ok=True)
@@ -148,6 +148,8 @@ class Slots:
         self._look_in(max(0.0, self._looked_at + _LOOK_AT_MOST_EVERY_S - self._now()))
 
     def _look_in(self, wait_s: float) -> None:
+        if self._is_closed:
+            return
         loop = asyncio.get_running_loop()
         if self._timer:
             if self._timer.when() <= loop.time() + wait_s:
@@ -163,7 +165,7 @@ class Slots:
             with self._shares() as shares:
                 if shares:
                     self._agree(shares, wants=max(self._peak, self._n + len(self._waiting)))
-        except (EvalPipelinesError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - nobody awaits this function; who waits for a slot must hear of it
             for turn in self._waiting:
                 if not turn.done():
                     turn.set_exception(error)
@@ -177,10 +179,12 @@ class Slots:
 
     def _agree(self, shares: Shares, *, wants: int) -> None:
         now = self._now()
-        self._join(shares)
+        is_first = self._join(shares)
         bounds = shares.bounds
         if shares.pace is None or now - shares.pace.seen_at > pace.FORGET_S:
             shares.pace = pace.begin(bounds, now)
+        elif is_first:
+            pace.resume(shares.pace, now)
         known, seen = shares.pace, self._seen
         pace.advance(known, seen, bounds, now, lag_s=_LAG_S if len(shares.members) > 1 else 0.0)
         self._allotment = agree(shares, self._name, wants=wants, n_in_flight=self._n, limit=known.limit, now=now)
@@ -202,8 +206,8 @@ class Slots:
                 self.course.lowered(now, known.why)
         self._n_decreases = known.n_decreases
 
-    def _join(self, shares: Shares) -> None:
-        """Be a member, and have no dead ones beside one."""
+    def _join(self, shares: Shares) -> bool:
+        """Be a member, and have no dead ones beside one. Returns whether there was none."""
         if self._path is not None:
             if self._claim < 0:
                 self._claim = shared_file.claim(self._claim_path(self._name))
@@ -214,9 +218,10 @@ class Slots:
                 if name != self._name and not shared_file.is_claimed(self._claim_path(name)):
                     del shares.members[name]
                     self._claim_path(name).unlink(missing_ok=True)
-        bounds = self._bounds
-        shares.members.setdefault(self._name, Member(0, 0, bounds.floor, bounds.ceiling))
+        is_first = not shares.members
+        shares.members.setdefault(self._name, Member(0, 0, self._bounds.floor, self._bounds.ceiling))
         self._is_member = True
+        return is_first
 
     def _claim_path(self, name: str) -> Path:
         assert self._path is not None, "alone, one needs no claim"

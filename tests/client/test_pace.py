@@ -52,6 +52,7 @@ def test_whatever_is_seen_the_limit_stays_within_its_bounds(changing, told) -> N
         assert bounds.floor <= state.limit <= bounds.ceiling
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     capacity=st.integers(3, 90), latency_s=st.sampled_from([0.05, 0.2, 2.0]), spread=st.floats(0, 1),
@@ -67,6 +68,7 @@ def test_it_settles_where_more_requests_would_only_queue(capacity, latency_s, sp
     assert share_used(server, 60 * latency_s, 150 * latency_s) > 0.85
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(most=st.integers(3, 70), latency_s=st.sampled_from([0.1, 0.5]), seed=st.integers(0, 9))
 def test_it_settles_below_what_the_server_refuses(most, latency_s, seed) -> None:

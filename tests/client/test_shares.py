@@ -121,6 +121,7 @@ def test_clients_that_come_and_go_never_have_more_in_flight_than_the_limit(
         assert [one.name for one in Path(folder).iterdir()] == ["pace-test"], "a claim was left behind"
 
 
+@pytest.mark.slow
 def test_two_clients_together_keep_to_what_the_server_takes(tmp_path) -> None:
     server = Server(capacity=40)
     most: list[int] = []
@@ -143,6 +144,7 @@ def test_who_wants_little_gets_it_all_and_the_rest_goes_to_the_others(tmp_path) 
     assert server.most <= 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("latency_s", "until_s"), [(0.02, 25), (0.9, 40), (5.0, 80)])
 def test_with_more_clients_than_slots_each_has_its_turn(latency_s, until_s, tmp_path) -> None:
     server = Server(latency_s=latency_s, spread=0)
@@ -219,6 +221,38 @@ async def test_who_is_cancelled_while_waiting_or_asking_gives_everything_back(tm
     one.close()
 
 
+async def test_who_is_cancelled_at_the_gate_holds_nothing(faulty) -> None:
+    """While the server is to be left alone, while all slots are taken, and while the rate limit has no room."""
+    endpoint = Endpoint(faulty.url, "m", "hosted", max_in_flight=2, requests_per_minute=1)
+    url, question = f"{faulty.url}/completions", questions(1)[0]
+    async with open_client(endpoint) as client:
+        held = client.gate._slots
+        assert held is not None
+        first = await gate.turn(client, url, question)
+        waiting = [asyncio.create_task(gate.turn(client, url, question)) for _ in range(3)]
+        await asyncio.sleep(0.1)
+        assert held.n_in_flight == 2
+        gate.over(client, first, (), None)
+        gate.hold(client, url, 60)
+        await asyncio.sleep(0.1)
+        for task in waiting:
+            task.cancel()
+        assert len((await asyncio.wait(waiting))[0]) == 3
+        assert held.n_in_flight == 0
+
+
+async def test_what_another_release_wrote_is_no_obstacle(tmp_path) -> None:
+    shared = SharedFile(tmp_path / "pace-x", "share", slot_bytes=slots._SLOT_BYTES)
+    with shared.draft() as draft:
+        assert draft is not None
+        draft.value = {"pace": {"limit": 7, "speed": 3}, "members": {}, "held_until": {}}
+    one = Slots(Bounds(1, 4), tmp_path / "pace-x")
+    await asyncio.wait_for(one.take(), 1)
+    one.give()
+    one.close()
+    assert shared.read()["pace"]["limit"] == 4
+
+
 async def test_with_floor_and_ceiling_the_same_nothing_is_shared_and_nothing_is_written(faulty, tmp_path) -> None:
     endpoint = Endpoint(faulty.url, "m", "hosted", max_in_flight=3, min_in_flight=3, shared_folder=tmp_path)
     async with open_client(endpoint) as client:
@@ -236,6 +270,7 @@ async def test_a_folder_that_cannot_be_written_is_told_to_whoever_waits(tmp_path
     one.close()
 
 
+@pytest.mark.slow
 async def test_a_server_that_asks_one_client_to_wait_is_left_alone_by_all(faulty, tmp_path) -> None:
     endpoint = Endpoint(faulty.url, "m", "hosted", shared_folder=tmp_path)
     url, question = f"{faulty.url}/completions", questions(1)[0]
@@ -303,9 +338,12 @@ async def test_a_server_that_refuses_more_is_asked_about_as_many_as_it_takes(fau
 async def test_the_next_cell_starts_where_the_last_one_ended(faulty, tmp_path) -> None:
     faulty.set(latency_s=0.05)
     first = await ask_all(faulty, tmp_path, 500, ceiling=60)
+    learned = in_file(tmp_path)["pace"]
     second = await ask_all(faulty, tmp_path, 60, ceiling=60, name="second")
     assert first.course.points[0].limit == 16
-    assert second.course.points[0].limit == in_file(tmp_path)["pace"]["limit"] >= 32
+    # a trial that had not ended is none
+    rested_at = learned["other"]["limit"] if learned["phase"] in ("up", "down") else learned["limit"]
+    assert second.course.points[0].limit == rested_at >= 24
 
 
 async def test_what_was_learned_long_ago_is_forgotten(faulty, tmp_path, monkeypatch) -> None:

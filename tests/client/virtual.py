@@ -111,7 +111,6 @@ class Asker:
     n_to_ask: int = 10**9
     n_answered: int = 0
     watch: Callable[["Asker"], None] = lambda _: None
-    limits: list[tuple[float, int]] = field(default_factory=list)
 
     async def run(self, until_s: float = 1e9) -> None:
         self.slots = Slots(self.bounds, self.path, now=now)
