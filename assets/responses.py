@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import dagster as dg
 from pydantic import Field
 
+from assets import course_plot
 from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
@@ -250,6 +251,9 @@ def _metadata(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResour
         told["cost"] = in_words(one.cost, one.currency)
     if report.n_truncated:
         told["n_truncated"] = report.n_truncated
+    if report.course is not None and report.course.points:
+        told["in_flight"] = report.course.words
+        told["in_flight_plot"] = dg.MetadataValue.md(course_plot.markdown(report.course))
     for name in (*("latency_p50_s", "latency_p95_s", "latency_p99_s"), *report.streamed):
         if (seconds := getattr(one, name)) is not None:
             told[name] = round(seconds, 4)

@@ -92,14 +92,15 @@ class Endpoint:
         lists_models: False where the server's list of models says nothing about this model.
         requests_per_minute: Attempts that may start in any 60 s at each address; None: no limit.
         tokens_per_minute: Tokens that these attempts may hold, prompt and answer together; None: no limit.
-        rates_folder: Where all processes of this machine count against these limits; None: this client alone.
+        shared_folder: Where all processes of this machine count against these limits, and share `max_in_flight`; None:
+            this client is alone.
         key_env: Name of the variable that holds the key. An address and a key variable share one count.
         proxy: The proxy between here and there.
         min_in_flight: Never fewer are let on the wire, however the server does; equal to `max_in_flight`: no adapting.
         is_streamed: Answers are asked for as a stream, so that the time to the first token is known.
         idle_timeout_s: Seconds a stream may say nothing.
         price: What tokens cost, in `currency`; None where nobody says.
-        daily_budget: How much may be spent in a day, counted in `rates_folder`; None: no limit.
+        daily_budget: How much may be spent in a day, counted in `budgets_folder`; None: no limit.
         n_per_request: Repeats of a question that one HTTP request may ask (`n`), where that is exact; 1: none.
     """
 
@@ -121,7 +122,7 @@ class Endpoint:
     lists_models: bool = True
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    rates_folder: Path | None = None
+    shared_folder: Path | None = None
     key_env: str | None = None
     proxy: Proxy | None = None
     min_in_flight: int = 1
@@ -131,6 +132,7 @@ class Endpoint:
     price: Price | None = None
     currency: str = "USD"
     daily_budget: DailyBudget | None = None
+    budgets_folder: Path | None = None
 
     @property
     def addresses(self) -> tuple[Replica, ...]:

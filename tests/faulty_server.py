@@ -35,6 +35,7 @@ DEFAULTS: dict[str, Any] = {
     "echo": True,
     "top_logprobs": True,
     "n_most": 10**9,  # of the choices that were asked for, so many are answered
+    "refuses_above": None,  # more on the wire are answered with 429 at once
     "metrics": None,  # "503" or "stall": /metrics fails so
 }
 SEEN: Counter[str] = Counter()
@@ -143,6 +144,9 @@ async def pause(request: Request, seconds: float) -> None:
 async def answer(request: Request, body: dict[str, Any]) -> Response:
     if SETTINGS["api_key"] and request.headers.get("authorization") != f"Bearer {SETTINGS['api_key']}":
         return JSONResponse({"error": {"message": "bad key"}}, 401)
+    if SETTINGS["refuses_above"] and ON_WIRE["now"] > SETTINGS["refuses_above"]:
+        COUNTS["refused"] += 1
+        return faulty({"kind": "429"})
     is_chat = "messages" in body
     prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
     is_canary = prompt in ("Hi", " zebra purple ontology seventeen of")
@@ -222,7 +226,9 @@ async def patch(request: Request) -> Response:
 
 
 async def stats(_: Request) -> Response:
-    return JSONResponse({**COUNTS, "n_prompts": len(SEEN), "most_asked": max(SEEN.values(), default=0)})
+    return JSONResponse(
+        {**COUNTS, "n_prompts": len(SEEN), "most_asked": max(SEEN.values(), default=0), "on_wire": ON_WIRE["now"]}
+    )
 
 
 async def metrics(request: Request) -> Response:

@@ -96,6 +96,7 @@ async def ask(
     try:
         interception.begin(interceptors, report, endpoint)
         async with open_client(endpoint) as client, asyncio.TaskGroup() as group:
+            report.course = client.gate.course
             workers = [group.create_task(run.work(client, source)) for _ in range(n_workers)]
             if on_progress:
                 group.create_task(_report(report, workers, on_progress))

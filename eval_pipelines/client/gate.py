@@ -1,4 +1,7 @@
-"""What every request of one client passes: it waits while a server asked to be left alone, and for rate limits."""
+"""What every request of one client passes.
+
+It waits while a server asked to be left alone, while enough are in flight, and until the rate limits have room.
+"""
 
 import asyncio
 import random
@@ -9,8 +12,12 @@ from typing import Any
 
 import httpx
 
+from eval_pipelines.client import rate, slots
+from eval_pipelines.client.course import Course
 from eval_pipelines.client.failures import Backoff
-from eval_pipelines.client.rate import Limiter, PerMinute, Ticket, estimate_tokens, path_of
+from eval_pipelines.client.pace_state import Bounds
+from eval_pipelines.client.rate import Limiter, PerMinute, Ticket, estimate_tokens
+from eval_pipelines.client.slots import Slots
 from eval_pipelines.client.spending import spending_of
 from eval_pipelines.client.spent import Reservation
 from eval_pipelines.endpoint import Endpoint
@@ -23,46 +30,92 @@ class Turn:
 
     ticket: Ticket | None = None
     reservation: Reservation | None = None
+    started_at: float = 0.0
 
 
 class Gate:
-    """Holds requests back: while a server asked to wait, and until the limits have room."""
+    """Holds requests back: while a server asked to wait, while enough are in flight, and until the limits have room."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         limit = PerMinute(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         urls = {endpoint.url, *(replica.url for replica in endpoint.addresses)} if limit != PerMinute() else set()
         self._limiters: Mapping[str, Limiter] = {
-            url: Limiter(limit, path_of(url, endpoint.key_env, endpoint.rates_folder)) for url in urls
+            url: Limiter(limit, rate.path_of(url, endpoint.key_env, endpoint.shared_folder)) for url in urls
         }
         self._spending = spending_of(endpoint)
+        self._slots: Slots | None = None
+        if endpoint.min_in_flight < endpoint.max_in_flight:
+            path = slots.path_of(endpoint.url, endpoint.key_env, endpoint.shared_folder)
+            self._slots = Slots(Bounds(endpoint.min_in_flight, endpoint.max_in_flight), path)
         self._held_until: dict[str, float] = {}
+
+    @property
+    def course(self) -> Course | None:
+        """How many were in flight; None where that does not adapt."""
+        return self._slots.course if self._slots else None
 
     async def turn(self, url: str, request: Request, n_answers: int = 1) -> Turn:
         """Wait until `request` may be sent to `url`; `over` ends what is returned. Raises StopAsking: never today."""
         host = _host(url)
-        while (left_s := self._held_until.get(host, 0.0) - time.monotonic()) > 0:  # noqa: ASYNC110 - it may be prolonged
-            await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
-        turn = Turn()
-        for address, limiter in self._limiters.items():
-            if url.startswith(f"{address}/"):
-                turn.ticket = await limiter.take(estimate_tokens(request, n_answers))
-                break
+        await self._until_not_held(host)
+        if self._slots is None:
+            return await self._let_through(url, request, n_answers)
+        await self._slots.take()
+        while self._held_s(host) > 0:  # it was told so while this one waited
+            self._slots.give()
+            await self._until_not_held(host)
+            await self._slots.take()
+        try:
+            return await self._let_through(url, request, n_answers)
+        except BaseException:
+            self._slots.give()
+            raise
+
+    async def _let_through(self, url: str, request: Request, n_answers: int) -> Turn:
+        turn = Turn(await self._ticket(url, request, n_answers))
         if self._spending is not None:
             turn.reservation = await self._spending.reserve(request, n_answers)
+        turn.started_at = time.monotonic()
         return turn
 
     def over(self, turn: Turn, told: Sequence[Mapping[str, Any]], failed: Failure | None) -> None:
         """An attempt is over: Response fields of its answers, or its failure; neither if it was cancelled."""
+        if self._slots is not None:
+            self._slots.saw(turn.started_at, told, failed)
+            self._slots.give()
         if self._spending is not None and turn.reservation is not None:
             self._spending.settle(turn.reservation, told, failed)
+        if turn.ticket is None:
+            return
         counts = [answer.get(name) for answer in told for name in ("prompt_tokens", "completion_tokens")]
-        if turn.ticket is not None and any(count is not None for count in counts):
+        if any(count is not None for count in counts):
             turn.ticket.limiter.settle(turn.ticket, sum(count or 0 for count in counts))
 
     def hold(self, url: str, wait_s: float) -> None:
         """The server at `url` asked to be left alone for so many seconds."""
-        until = time.monotonic() + min(wait_s, Backoff().retry_after_cap_s)
-        self._held_until[_host(url)] = max(until, self._held_until.get(_host(url), 0.0))
+        host, until = _host(url), time.monotonic() + min(wait_s, Backoff().retry_after_cap_s)
+        self._held_until[host] = max(until, self._held_until.get(host, 0.0))
+        if self._slots is not None:
+            self._slots.hold(host, until)
+
+    def close(self) -> None:
+        """Let go of what all clients of the endpoint share."""
+        if self._slots is not None:
+            self._slots.close()
+
+    async def _ticket(self, url: str, request: Request, n_answers: int) -> Ticket | None:
+        for address, limiter in self._limiters.items():
+            if url.startswith(f"{address}/"):
+                return await limiter.take(estimate_tokens(request, n_answers))
+        return None
+
+    def _held_s(self, host: str) -> float:
+        until = self._held_until.get(host, 0.0)
+        return (max(until, self._slots.held_until(host)) if self._slots else until) - time.monotonic()
+
+    async def _until_not_held(self, host: str) -> None:
+        while (left_s := self._held_s(host)) > 0:  # noqa: ASYNC110 - it may be prolonged
+            await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
 
 
 async def turn(client: httpx.AsyncClient, url: str, request: Request, n_answers: int = 1) -> Turn:

@@ -1,8 +1,7 @@
 """Requests and tokens per minute, counted together by all processes of a machine.
 
-The rule itself is a function of `now` over a small state. The state lies in a file that is written under a lock
-which the kernel releases: a process killed at any moment leaves what it was granted as counted, and nothing else.
-Moments are of the monotonic clock, which processes share until the machine restarts; its restart starts a new file.
+The rule itself is a function of `now` over a small state, which lies in a shared file: a process killed at any moment
+leaves what it was granted as counted, and nothing else.
 """
 
 import asyncio
@@ -10,12 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
+from typing import Any
 
-from eval_pipelines.client import shared_state
-from eval_pipelines.errors import ConfigError
-from eval_pipelines.keys import digest
+from eval_pipelines.client import shared_file
+from eval_pipelines.client.shared_file import SharedFile
 from eval_pipelines.records import Request
 
 WINDOW_S = 60.0
@@ -27,7 +25,7 @@ _MAKE_UP_S = 0.25
 _LOOK_EVERY_S = 0.1
 _BYTES_PER_TOKEN = 3  # English has four or more; a guess that is too low would break the limit
 _MEMORY_OF_MEAN = 0.8
-_SLOT_BYTES = shared_state.SLOT_BYTES  # a state takes less than half of it
+_TASK = "count requests per minute"
 _MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
 
 
@@ -134,8 +132,8 @@ class Limiter:
 
     def __init__(self, limit: PerMinute, path: Path | None) -> None:
         """`path` is the file in which everybody counts; None: this object counts alone."""
-        self.limit, self.path = limit, path
-        self._own = State()
+        self.limit, self._own = limit, State()
+        self._file = SharedFile(path, _TASK) if path else None
         # one in the queue asks for all in this process: first come, first served, and no crowd at the lock
         self._queue = asyncio.Lock()
         self._unsettled: list[tuple[int, int, int]] = []
@@ -160,23 +158,19 @@ class Limiter:
     @contextmanager
     def _state(self) -> Iterator[State | None]:
         """The state, to be changed within; None if somebody else is changing it."""
-        if self.path is None:
+        if self._file is None:
             self._settle_in(self._own)
             yield self._own
             return
-        try:
-            with shared_state.locked(self.path) as file:
-                if file is None:
-                    yield None
-                    return
-                number, state = _read(file, self.path)
-                before = repr(state)
-                self._settle_in(state)
-                yield state
-                if repr(state) != before:
-                    _write(file, number + 1, state)
-        except OSError as error:
-            raise _cannot_keep(self.path, error) from None
+        with self._file.draft() as draft:
+            if draft is None:
+                yield None
+                return
+            state = _state_of(draft.value)
+            self._settle_in(state)
+            yield state
+            buckets = [[bucket, *entry] for bucket, entry in state.buckets.items()]
+            draft.value = {"last": state.last, "mean_tokens": state.mean_tokens, "buckets": buckets}
 
     def _settle_in(self, state: State) -> None:
         for entry in self._unsettled:
@@ -184,44 +178,13 @@ class Limiter:
         self._unsettled.clear()
 
 
-def _read(file: int, path: Path) -> tuple[int, State]:
-    """The newest state that was written whole, and its number."""
-    try:
-        number, told = shared_state.read(file)
-    except ValueError as error:
-        raise _cannot_keep(path, error) from None
+def _state_of(told: dict[str, Any] | None) -> State:
     if told is None:
-        return number, State()
+        return State()
     buckets = {bucket: (n, tokens) for bucket, n, tokens in told["buckets"]}
-    return number, State(told["last"], told["mean_tokens"], buckets)
-
-
-def _write(file: int, number: int, state: State) -> None:
-    buckets = [[bucket, *entry] for bucket, entry in state.buckets.items()]
-    shared_state.write(file, number, {"last": state.last, "mean_tokens": state.mean_tokens, "buckets": buckets})
-
-
-def _cannot_keep(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{path}: cannot count requests per minute in this file: {error}. The folder must be writable; if the file is "
-        f"damaged, delete it, and wait a minute before asking on."
-    )
+    return State(told["last"], told["mean_tokens"], buckets)
 
 
 def path_of(url: str, key_env: str | None, folder: Path | None) -> Path | None:
     """The file in which all who ask an address with the key of one variable count."""
-    if folder is None:
-        return None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_keep(folder, error) from None
-    return folder / f"rates-{digest([url, key_env, _boot_id()], n_bytes=8)}"
-
-
-@cache
-def _boot_id() -> str:
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return ""
+    return shared_file.path_of("rates", _TASK, url, key_env, folder)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from eval_pipelines.client.course import Course
 from eval_pipelines.client.failures import N_TO_STOP, POLICIES, what_to_check
 from eval_pipelines.errors import AskingStoppedError
 from eval_pipelines.records import Failure, FailureKind, Response
@@ -21,6 +22,7 @@ class AskReport:
         n_truncated: Answers that the server cut at their length limit.
         ttfts_s, inter_tokens_s: Of the answers that came as a stream: until the first token, and between tokens.
         n_denied_in_a_row: Requests that failed in a way that stops the asking, since the last answer.
+        course: How many were in flight over the time; None where that does not adapt.
         told: What interceptors have to say at the end, by their name; plain JSON values.
     """
 
@@ -43,6 +45,7 @@ class AskReport:
     first_failure: str = ""
     stopped: str = ""
     stopped_with: type[AskingStoppedError] = AskingStoppedError
+    course: Course | None = None
     told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property

@@ -173,7 +173,7 @@ def spending_of(endpoint: Endpoint) -> Spending | None:
     budget = endpoint.daily_budget
     if budget is None:
         return None
-    path = path_of(budget.account, endpoint.rates_folder)
+    path = path_of(budget.account, endpoint.budgets_folder)
     patience_s = endpoint.request_timeout_s + 10
     return Spending(budget, endpoint.price, endpoint.currency, path, patience_s=patience_s)
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from functools import cached_property
+from types import TracebackType
 
 import httpx
 from pyreqwest import client as reqwest
@@ -35,7 +36,7 @@ class Client(httpx.AsyncClient):
     """An HTTP client with what its requests share.
 
     Attributes:
-        gate: Holds requests back while a server asked to wait, and until rate limits have room.
+        gate: Holds requests back while a server asked to wait, while enough are in flight, and for rate limits.
         unfinished: Questions that a server has taken and not answered yet.
         idle_timeout_s: Seconds a stream may say nothing; None: nothing is asked for as a stream.
     """
@@ -55,6 +56,20 @@ class Client(httpx.AsyncClient):
     @cached_property
     def _plain_headers(self) -> dict[str, str]:
         return dict(self.headers)
+
+    async def aclose(self) -> None:
+        """Let go of the connections, and of what clients of the endpoint share."""
+        self.gate.close()
+        await super().aclose()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc_value: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        self.gate.close()
+        await super().__aexit__(exc_type, exc_value, traceback)
 
 
 def open_client(endpoint: Endpoint) -> Client:

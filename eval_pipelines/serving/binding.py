@@ -10,13 +10,13 @@ from eval_pipelines.serving.backends import Binding
 
 
 def bound_endpoint(
-    binding: Binding, deployment: Deployment, secrets_: Mapping[str, str], rates_folder: Path
+    binding: Binding, deployment: Deployment, secrets_: Mapping[str, str], shared_folder: Path
 ) -> Endpoint:
     """The endpoint of an address that someone else runs, before anything was asked of it.
 
     Args:
         secrets_: Values of the environment variables that the deployment names.
-        rates_folder: Where all processes of this machine count requests per minute.
+        shared_folder: Where all processes of this machine count requests per minute.
 
     Raises:
         ConfigError: a variable that the deployment names is not set, or holds what cannot be sent.
@@ -39,7 +39,8 @@ def bound_endpoint(
         lists_models=binding.lists_models,
         requests_per_minute=binding.requests_per_minute,
         tokens_per_minute=binding.tokens_per_minute,
-        rates_folder=rates_folder,
+        shared_folder=shared_folder,
+        budgets_folder=shared_folder,
         key_env=binding.key_env,
         n_per_request=binding.n_per_request,
         proxy=_proxy(binding, deployment, secrets_),

@@ -185,7 +185,7 @@ def _endpoint(
         backend=deployment.backend,
         **deployment.asking,
         **deployment.paying(served_name),
-        rates_folder=room.folder.parent,
+        budgets_folder=room.folder.parent,
         headers=headers,
         protocol=command.protocol,
         path_suffix=command.path_suffix,
@@ -193,4 +193,5 @@ def _endpoint(
         metric_names=command.metric_names,
         log_path=room.log(alive[0]),
         n_per_request=getattr(backend, "N_PER_REQUEST", 1),
+        shared_folder=room.folder,
     )

@@ -14,17 +14,21 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eval_pipelines.client import gate, probe, rate
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.rate import Limiter, PerMinute, State, admit, estimate_tokens, settle
+from eval_pipelines.client.shared_file import SharedFile
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import Endpoint, Replica
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.records import Request
 
 ROOT = Path(__file__).parent.parent.parent
+SLOT_BYTES = 4096
 
 
 def question(prompt: str = "7+7?", **params) -> Request:
@@ -130,6 +134,38 @@ def test_tokens_that_were_not_used_are_given_back(seed) -> None:
     assert sum(tokens for _, tokens in granted) > 0.8 * 60_000 * 400 / 60
 
 
+ARRIVALS = st.lists(
+    st.tuples(st.floats(0, 90) | st.just(0.0), st.integers(0, 500), st.floats(0, 2)), min_size=1, max_size=120
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrivals_=ARRIVALS, requests=st.none() | st.integers(1, 200), tokens=st.none() | st.integers(1, 5_000),
+    share=st.floats(0, 1),
+)  # fmt: skip
+def test_whenever_they_come_no_window_holds_too_many_and_nobody_waits_for_ever(
+    arrivals_, requests, tokens, share
+) -> None:
+    """Gap to the one before, tokens, and seconds by which it comes late after each wait; `share` of them is used."""
+    limit, state, granted = PerMinute(requests, tokens), State(), []
+    at = turn = 1000.0
+    for gap_s, n_tokens, late_s in arrivals_:
+        at += gap_s
+        turn = max(turn, at)  # first come, first served
+        began, n_asked = turn, 0
+        while (wait_s := admit(state, limit, n_tokens, turn)) > 0:
+            turn, n_asked = turn + wait_s + late_s, n_asked + 1
+            assert n_asked < 200, "it is told to come again, and again"
+        assert turn - began <= 2 * (rate.WINDOW_S + 2) + n_asked * late_s
+        counted = min(n_tokens, tokens or n_tokens)
+        settle(state, int(turn), counted, int(share * counted))
+        granted.append((turn, int(share * counted)))
+    n, n_taken = most_in_a_window(granted, 60.0)
+    assert n <= (requests or n)
+    assert n_taken <= (tokens or n_taken)
+
+
 def test_a_request_larger_than_the_limit_is_let_through_when_nothing_else_is() -> None:
     state, limit = State(), PerMinute(tokens=100)
     assert admit(state, limit, 5_000, 1000.0) == 0
@@ -158,11 +194,7 @@ def test_an_estimate_counts_prompt_and_the_longest_answer() -> None:
 
 
 def state_in(path: Path) -> State:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        return rate._read(file, path)[1]
-    finally:
-        os.close(file)
+    return rate._state_of(SharedFile(path, "count").read())
 
 
 async def test_what_one_counts_the_other_sees(tmp_path) -> None:
@@ -203,7 +235,7 @@ async def test_half_a_write_leaves_the_state_before_it(tmp_path) -> None:
     await limiter.take(1)
     whole = path.read_bytes()
     for n_bytes in (1, 9, 20, 60):  # of the second state, over what was there before
-        path.write_bytes(whole[:n_bytes] + b"\0" * (rate._SLOT_BYTES - n_bytes) + whole[rate._SLOT_BYTES :])
+        path.write_bytes(whole[:n_bytes] + b"\0" * (SLOT_BYTES - n_bytes) + whole[SLOT_BYTES:])
         assert state_in(path) == first
     await limiter.take(1)
     assert sum(n for n, _ in state_in(path).buckets.values()) == 2
@@ -240,7 +272,7 @@ def test_addresses_and_key_variables_count_apart(tmp_path) -> None:
 async def test_each_address_of_an_endpoint_has_the_whole_limit(tmp_path) -> None:
     urls = ("http://127.0.0.1:8/v1", "http://127.0.0.1:80/v1")
     endpoint = Endpoint(
-        urls[0], "m", "hosted", replicas=tuple(map(Replica, urls)), requests_per_minute=1, rates_folder=tmp_path
+        urls[0], "m", "hosted", replicas=tuple(map(Replica, urls)), requests_per_minute=1, shared_folder=tmp_path
     )
     async with open_client(endpoint) as client:
         for url in urls:
@@ -250,7 +282,7 @@ async def test_each_address_of_an_endpoint_has_the_whole_limit(tmp_path) -> None
 
 
 async def test_without_a_limit_nothing_is_written_and_nothing_costs(tmp_path) -> None:
-    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", "hosted", rates_folder=tmp_path)
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", "hosted", shared_folder=tmp_path, min_in_flight=32)
     async with open_client(endpoint) as client:
         started = time.perf_counter()
         for _ in range(1000):
@@ -274,7 +306,7 @@ ASKER = textwrap.dedent("""
     folder, name, n = Path({folder!r}), sys.argv[1], int(sys.argv[2])
     endpoint = Endpoint(
         {url!r}, "mock", "hosted", max_in_flight=16, request_timeout_s=10,
-        requests_per_minute={requests}, tokens_per_minute={tokens}, rates_folder=folder, key_env="KEY",
+        requests_per_minute={requests}, tokens_per_minute={tokens}, shared_folder=folder, key_env="KEY",
     )
     requests = [
         Request(sample_id=f"s/{{i}}", subtask="s", operation="completion", prompt=f"{{name}} {{i}}",

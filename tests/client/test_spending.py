@@ -273,7 +273,7 @@ async def test_a_state_of_many_processes_and_deployments_fits_into_its_slot(tmp_
 
 
 def endpoint(faulty, folder: Path, **limits) -> Endpoint:
-    fields = {"rates_folder": folder, "price": PRICE, "daily_budget": budget(account=faulty.url, **limits)}
+    fields = {"budgets_folder": folder, "price": PRICE, "daily_budget": budget(account=faulty.url, **limits)}
     return Endpoint(faulty.url, "mock", "hosted", max_in_flight=8, request_timeout_s=0.4, **fields)
 
 
@@ -330,7 +330,9 @@ async def test_first_requests_count_and_a_used_up_budget_is_told_as_such(faulty,
 
 
 async def test_counting_costs_little(tmp_path) -> None:
-    there = Endpoint("http://127.0.0.1:9/v1", "m", "x", rates_folder=tmp_path, price=PRICE, daily_budget=budget(10**9))
+    there = Endpoint(
+        "http://127.0.0.1:9/v1", "m", "x", budgets_folder=tmp_path, price=PRICE, daily_budget=budget(10**9)
+    )
     async with open_client(there) as client:
         started = time.process_time()
         for _ in range(100):
@@ -352,7 +354,7 @@ ASKER = textwrap.dedent("""
     from eval_pipelines.records import Request
 
     folder, name = Path({folder!r}), sys.argv[1]
-    endpoint = Endpoint({url!r}, "mock", "hosted", max_in_flight=16, request_timeout_s=10, rates_folder=folder,
+    endpoint = Endpoint({url!r}, "mock", "hosted", max_in_flight=16, request_timeout_s=10, budgets_folder=folder,
                         daily_budget=DailyBudget({url!r}, "mock", tokens={tokens}))
     requests = [
         Request(sample_id=f"s/{{i}}", subtask="s", operation="completion", prompt=f"{{name}} {{i}}",
