@@ -1,7 +1,7 @@
 """`scores/<benchmark>`, by model: read what was answered, grade it, land scores and metrics. Asks nobody."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -9,9 +9,12 @@ from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import NothingAskedError
-from eval_pipelines.records import Metric, Score, utc_now
+from eval_pipelines.records import Evaluation, Metric, Score, utc_now
 from resources.benchmarks import BenchmarksResource
 from resources.warehouse import WarehouseResource
+
+if TYPE_CHECKING:
+    from eval_pipelines.benchmarks.harness import Benchmark
 
 _N_PREVIEW = 5
 
@@ -40,23 +43,8 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
                 raise NothingAskedError(f"{key} was not asked {name} yet: materialize responses/{name} for it first")
             parameters = json.loads(evaluation.parameters)
             benchmark = benchmarks.load(name, limit=parameters["limit"], model=key)
-            if benchmark.ask_version != evaluation.ask_version:
-                raise NothingAskedError(
-                    f"{name} asks version {benchmark.ask_version} now, and {key} answered {evaluation.ask_version}: "
-                    f"materialize responses/{name} for it first"
-                )
             chain = benchmarks.chain(name, key)
-            if asked_as(chain.of_model) != parameters.get("asked_as", []):
-                raise NothingAskedError(
-                    f"{key} was asked {name} with other interceptors than evals.yaml lists for it now: materialize "
-                    f"responses/{name} for it first"
-                )
-            n_asked = parameters.get("repeats") or 1
-            if (benchmark.spec.repeats or 1) > n_asked:
-                raise NothingAskedError(
-                    f"{name} asks each question {benchmark.spec.repeats} times now, and {key} was asked {n_asked} times: "
-                    f"materialize responses/{name} for it first; only the further repeats are asked"
-                )
+            _check_asked_so(evaluation, benchmark, asked_as(chain.of_model), parameters)
             digests = {request.digest for request in benchmark.requests()}
             responses = landing.responses_for(key, evaluation.fingerprint, digests)
             graded, metrics = benchmark.grade(responses)
@@ -77,6 +65,29 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
         )
 
     return scores
+
+
+def _check_asked_so(
+    evaluation: Evaluation, benchmark: "Benchmark", asked_as: list[dict[str, Any]], parameters: dict[str, Any]
+) -> None:
+    """Raises NothingAskedError where the answers that are landed were asked for otherwise than they would be now."""
+    name, key = evaluation.benchmark, evaluation.model_key
+    if benchmark.ask_version != evaluation.ask_version:
+        raise NothingAskedError(
+            f"{name} asks version {benchmark.ask_version} now, and {key} answered {evaluation.ask_version}: "
+            f"materialize responses/{name} for it first"
+        )
+    if asked_as != parameters.get("asked_as", []):
+        raise NothingAskedError(
+            f"{key} was asked {name} with other interceptors than evals.yaml lists for it now: materialize "
+            f"responses/{name} for it first"
+        )
+    n_now, n_asked = benchmark.spec.repeats or 1, parameters.get("repeats") or 1
+    if n_now > n_asked:
+        raise NothingAskedError(
+            f"{name} asks each question {n_now} times now, and {key} was asked {n_asked} times: "
+            f"materialize responses/{name} for it first; only the further repeats are asked"
+        )
 
 
 def in_words(metric: Metric) -> str:

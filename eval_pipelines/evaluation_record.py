@@ -8,7 +8,7 @@ from typing import Any
 
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.report import AskReport
-from eval_pipelines.config import InterceptorEntry
+from eval_pipelines.config import BenchmarkSpec, InterceptorEntry
 from eval_pipelines.config_prices import UNITS
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.keys import digest
@@ -62,19 +62,6 @@ def evaluation_of(
     """The record of one try, from what was planned and what asking came to. `endpoint` is None if nobody was asked."""
     spec, n_requests = benchmark.spec, plan.n_requests
     n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
-    parameters: dict[str, Any] = {
-        "task": spec.task,
-        "limit": limit,
-        "protocol": spec.protocol,
-        "num_fewshot": spec.num_fewshot,
-        "repeats": spec.repeats,
-        "generation": spec.generation,
-        "system_prompt": spec.system_prompt,
-    }
-    if spec.interceptors or model.interceptors:
-        listed = {"benchmark": spec.interceptors, "model": model.interceptors}
-        parameters["interceptors"] = {whose: [one.in_words for one in found] for whose, found in listed.items()}
-        parameters["asked_as"] = asked_as(model.interceptors)
     return Evaluation(
         evaluation_id=key,
         run_id=run_id,
@@ -85,7 +72,7 @@ def evaluation_of(
         fingerprint=model.fingerprint,
         benchmark=benchmark.name,
         ask_version=benchmark.ask_version,
-        parameters=json.dumps(parameters, sort_keys=True),
+        parameters=json.dumps(_parameters(spec, model, limit), sort_keys=True),
         endpoint=endpoint.url if endpoint else "",
         backend=endpoint.backend if endpoint else "",
         server_version=endpoint.server_version if endpoint else None,
@@ -109,6 +96,24 @@ def evaluation_of(
         project_version=project_version(),
         recorded_at=utc_now(),
     )
+
+
+def _parameters(spec: BenchmarkSpec, model: Model, limit: int | None) -> dict[str, Any]:
+    """How it was asked, as plain JSON."""
+    parameters: dict[str, Any] = {
+        "task": spec.task,
+        "limit": limit,
+        "protocol": spec.protocol,
+        "num_fewshot": spec.num_fewshot,
+        "repeats": spec.repeats,
+        "generation": spec.generation,
+        "system_prompt": spec.system_prompt,
+    }
+    if spec.interceptors or model.interceptors:
+        listed = {"benchmark": spec.interceptors, "model": model.interceptors}
+        parameters["interceptors"] = {whose: [one.in_words for one in found] for whose, found in listed.items()}
+        parameters["asked_as"] = asked_as(model.interceptors)
+    return parameters
 
 
 def _cost(endpoint: Endpoint | None, report: AskReport) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from eval_pipelines.client.journal import Journal
 from eval_pipelines.config import BenchmarkSpec, ModelEntry
 from eval_pipelines.config_prices import Price
 from eval_pipelines.endpoint import DailyBudget, Endpoint
-from eval_pipelines.errors import FailureBudgetError, SpendingLimitError, WarehouseError
+from eval_pipelines.errors import AskingStoppedError, FailureBudgetError, SpendingLimitError, WarehouseError
 from eval_pipelines.evaluate import Asked, ask_benchmark
 from eval_pipelines.evaluation_record import evaluation_id
 from eval_pipelines.keys import ModelKey
@@ -467,6 +467,6 @@ async def test_a_stopped_asking_is_no_success_even_within_its_budget(cell, fault
     n = asked.evaluation.n_answered
     assert (asked.evaluation.is_within_budget, asked.report.n_not_asked) == (True, 40 - n)
     assert n == faulty.stats()["answered"], "the answer that ended it is an answer, too"
-    with pytest.raises(FailureBudgetError, match=rf"stopped, {40 - n} requests .*Five are enough.*The {n} answers"):
+    with pytest.raises(AskingStoppedError, match=rf"Five are enough. {40 - n} of 40 requests were .*The {n} answers"):
         asked.raise_if_over_budget(1.0)
     assert len(cell.landed) == n

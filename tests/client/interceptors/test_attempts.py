@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking, receive
 from eval_pipelines.client.redaction import Redactor
-from eval_pipelines.records import Response, utc_now
+from eval_pipelines.records import utc_now
 
 
 def questions(chat: Any, n: int, **params: Any) -> list[Any]:
@@ -287,17 +287,12 @@ def test_which_landed_answers_are_used_again_can_be_chosen(chain, chat, options,
     now = utc_now()
     texts = {"a": (0, 1), "b": (0, 9), "c": (0.7, 1)}  # temperature, days since it was answered
     asked = [(chat(text, temperature=heat), days) for text, (heat, days) in texts.items()] + [(chat("d"), 1)]
-    answered = {
-        one.digest: Response(
-            request_digest=one.digest, text="x", n_attempts=1, latency_s=0, asked_at=now - timedelta(days=days)
-        )
-        for one, days in asked
-    }
+    answered = {one.digest: now - timedelta(days=days) for one, days in asked}
     found = chain({"caching": options}).reusable(answered, [one for one, _ in asked], now)
     assert len(found) == n_reused
 
 
 def test_without_interceptors_answers_are_not_even_looked_at(chain) -> None:
-    answered: dict[str, Response] = {}
+    answered: dict[str, datetime] = {}
     assert chain().reusable(answered, iter(()), utc_now()) is answered
     assert not chain()
