@@ -165,6 +165,7 @@ def test_a_line_that_half_fits_on_the_disk_is_taken_back(tmp_path) -> None:
     assert len(list(read(path))) == n_lines > 20
 
 
+@pytest.mark.slow
 def test_kill_minus_nine_at_any_moment_loses_no_whole_line(tmp_path) -> None:
     for turn in range(3):
         path = tmp_path / f"{turn}.jsonl"

@@ -380,6 +380,7 @@ async def test_another_server_is_asked_meanwhile(faulty) -> None:
         await asyncio.wait_for(gate.turn(client, "http://127.0.0.1:9/v1/completions", question()), 0.2)
 
 
+@pytest.mark.slow
 async def test_a_first_request_waits_as_long_as_the_server_asks(faulty) -> None:
     faulty.set(faults_of_canaries=True, faults=[{"kind": "429", "retry_after": 0.7, "first": 1}])
     endpoint = Endpoint(faulty.url, "mock", "hosted")
@@ -389,6 +390,7 @@ async def test_a_first_request_waits_as_long_as_the_server_asks(faulty) -> None:
     assert second - first >= 0.7
 
 
+@pytest.mark.slow
 async def test_one_refusal_holds_back_everybody_and_not_one_request_only(faulty, tmp_path) -> None:
     faulty.set(latency_s=0.05, faults=[{"kind": "429", "match": "refused", "retry_after": 1, "first": 1}])
     requests = [question("refused"), *(question(f"{i}+{i}?") for i in range(12))]

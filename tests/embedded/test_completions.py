@@ -7,6 +7,8 @@ import pytest
 
 from .conftest import NAME
 
+pytestmark = pytest.mark.slow
+
 PARIS = "The capital of France is Paris."
 # An independent NumPy implementation in float32, from the same GGUF file.
 REFERENCE = [None, -11.55, -0.34, -2.421, -0.449, -0.261, -0.388]

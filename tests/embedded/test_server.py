@@ -10,6 +10,8 @@ import pytest
 
 from .conftest import NAME
 
+pytestmark = pytest.mark.slow
+
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
 

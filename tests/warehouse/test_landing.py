@@ -275,6 +275,7 @@ def test_a_name_that_is_no_safe_path_is_refused(name: str) -> None:
         safe_name("run id", name)
 
 
+@pytest.mark.slow
 def test_four_processes_land_at_once_without_losing_a_row(tmp_path: Path) -> None:
     script = """
 import sys

@@ -38,6 +38,8 @@ from warehouse.builders import at, evaluation, land
 from eval_pipelines.warehouse.publish import publish
 import dbt_like_sql
 
+pytestmark = pytest.mark.slow
+
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 

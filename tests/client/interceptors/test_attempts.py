@@ -227,7 +227,7 @@ async def test_a_broken_address_is_named_once_and_harms_nothing(asking, chat, fa
     assert report.told["progress_webhook"]["n_failed_calls"] >= 1
     assert len(asking.said) == 1
     assert "hook" not in asking.said[0].removeprefix("progress_webhook:")
-    assert time.perf_counter() - started < 3
+    assert time.perf_counter() - started < 15
     assert {task for task in asyncio.all_tasks() if not task.done()} == {asyncio.current_task()}
 
 
