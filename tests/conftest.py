@@ -9,6 +9,11 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
+
+# the same examples each time: a failure that comes and goes is nobody's
+settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+settings.load_profile("repeatable")
 
 ROOT = Path(__file__).parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"

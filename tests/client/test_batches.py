@@ -39,7 +39,7 @@ some = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=24).ma
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some, st.integers(1, 6))
 def test_batches_hold_every_request_once_in_its_order(requests, n_at_most) -> None:
     found = list(batches.of_repeats(requests, n_at_most))
@@ -47,7 +47,7 @@ def test_batches_hold_every_request_once_in_its_order(requests, n_at_most) -> No
     assert max(map(len, found), default=0) <= n_at_most
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(some, st.integers(2, 6))
 def test_a_batch_is_one_question_with_successive_seeds(requests, n_at_most) -> None:
     for batch in batches.of_repeats(requests, n_at_most):
@@ -116,7 +116,7 @@ def test_choices_without_an_index_are_taken_in_their_order() -> None:
     assert [one["text"] for one in read(2, told)] == ["a", "b"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 40).map("é".__mul__), min_size=2, max_size=8), st.integers(0, 10_000))
 def test_tokens_are_counted_once(texts, n_tokens) -> None:
     found = read(len(texts), reply(*texts, n_tokens=n_tokens))

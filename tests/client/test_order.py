@@ -60,7 +60,7 @@ groups_with_lengths = st.lists(st.integers(1, 6), min_size=1, max_size=6).flatma
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(groups_with_lengths, st.integers(1, 8), st.integers(0, 10))
 def test_the_order_is_a_permutation(grouped, n_in_flight, n_unknown) -> None:
     requests, lengths = grouped
@@ -68,7 +68,7 @@ def test_the_order_is_a_permutation(grouped, n_in_flight, n_unknown) -> None:
     assert sorted(numbers(ordered(requests, expected, n_in_flight))) == numbers(requests)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(groups_with_lengths, st.integers(1, 8))
 def test_groups_stay_together_but_for_those_that_would_hold_the_end(grouped, n_in_flight) -> None:
     requests, lengths = grouped
@@ -80,14 +80,14 @@ def test_groups_stay_together_but_for_those_that_would_hold_the_end(grouped, n_i
     assert len(runs) == len(set(runs))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(groups_with_lengths)
 def test_equal_lengths_leave_the_order_as_it_is(grouped) -> None:
     requests, _ = grouped
     assert list(ordered(requests, lengths_of(requests, [7] * len(requests)))) == requests
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(groups_with_lengths, st.integers(1, 8))
 def test_no_order_ends_later_than_the_mean_load_and_twice_the_longest(grouped, n_in_flight) -> None:
     requests, lengths = grouped

@@ -40,7 +40,7 @@ SEEN = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(changing=st.lists(BOUNDS, min_size=1, max_size=3), told=st.lists(st.tuples(SEEN, st.floats(0, 40)), max_size=40))
 def test_whatever_is_seen_the_limit_stays_within_its_bounds(changing, told) -> None:
     now = 100.0
@@ -53,7 +53,7 @@ def test_whatever_is_seen_the_limit_stays_within_its_bounds(changing, told) -> N
 
 
 @pytest.mark.slow
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     capacity=st.integers(3, 90), latency_s=st.sampled_from([0.05, 0.2, 2.0]), spread=st.floats(0, 1),
     seed=st.integers(0, 9),
@@ -69,7 +69,7 @@ def test_it_settles_where_more_requests_would_only_queue(capacity, latency_s, sp
 
 
 @pytest.mark.slow
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(most=st.integers(3, 70), latency_s=st.sampled_from([0.1, 0.5]), seed=st.integers(0, 9))
 def test_it_settles_below_what_the_server_refuses(most, latency_s, seed) -> None:
     server = Server(refuses_above=most, latency_s=latency_s, dice=random.Random(seed))
@@ -88,7 +88,7 @@ def test_one_refusal_of_many_at_once_is_one_decrease() -> None:
     assert asker.slots.course.n_lowered == {"429": 1}
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(began_s=st.floats(3, 6), lasted_s=st.floats(5, 25))
 def test_it_comes_back_after_an_outage(began_s, lasted_s) -> None:
     ends_s = began_s + lasted_s
@@ -172,7 +172,7 @@ def test_tokens_are_the_throughput_where_all_answers_tell_them() -> None:
     assert double_at(24, None).limit == 16
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(2, 40))
 @example(16)
 def test_it_starts_modestly_and_doubles_each_round_trip(floor) -> None:

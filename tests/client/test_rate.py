@@ -139,7 +139,7 @@ ARRIVALS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     arrivals_=ARRIVALS, requests=st.none() | st.integers(1, 200), tokens=st.none() | st.integers(1, 5_000),
     share=st.floats(0, 1),

@@ -102,7 +102,7 @@ def together(askers: list[Asker], starts_s: list[float], until_s: float) -> None
     played(main)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     n_workers=st.lists(st.integers(1, 40), min_size=2, max_size=4), ceiling=st.integers(1, 40),
     starts_s=st.lists(st.floats(0, 3), min_size=4, max_size=4), n_to_ask=st.integers(10, 150),
