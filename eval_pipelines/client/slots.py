@@ -244,4 +244,4 @@ class Slots:
 
 def path_of(url: str, key_env: str | None, folder: Path | None) -> Path | None:
     """The file that all who ask an address with the key of one variable share. Raises ConfigError."""
-    return shared_file.path_of("pace", _TASK, url, key_env, folder)
+    return shared_file.path_of("pace", _TASK, [url, key_env, shared_file.boot_id()], folder)
