@@ -42,7 +42,7 @@ SEEN: Counter[str] = Counter()
 ANSWERED: Counter[str] = Counter()
 COUNTS: Counter[str] = Counter()
 TOLD: Counter[str] = Counter()  # what /metrics counts: since the start, whatever /config forgets
-ON_WIRE = {"now": 0}
+ON_WIRE = {"now": 0, "choices": 0}
 RECORDED: list[dict[str, Any]] = []
 HOOKED: list[dict[str, Any]] = []
 ARRIVED: list[float] = []  # moments of the monotonic clock
@@ -125,12 +125,16 @@ async def complete(request: Request) -> Response:
     COUNTS["requests"] += 1
     if SETTINGS["records"]:
         RECORDED.append({"body": body, "headers": dict(request.headers)})
+    n_choices = body.get("n", 1)
     ON_WIRE["now"] += 1
+    ON_WIRE["choices"] += n_choices
     COUNTS["most_on_wire"] = max(COUNTS["most_on_wire"], ON_WIRE["now"])
+    COUNTS["most_choices_on_wire"] = max(COUNTS["most_choices_on_wire"], ON_WIRE["choices"])
     try:
         return await answer(request, body)
     finally:
         ON_WIRE["now"] -= 1
+        ON_WIRE["choices"] -= n_choices
 
 
 async def pause(request: Request, seconds: float) -> None:

@@ -90,9 +90,10 @@ async def ask(
     report = AskReport(n_requests=n_requests)
     run = _Run(endpoint, journal, limits, on_outcome, report, Router(endpoint.addresses), interceptors)
     started = time.perf_counter()
+    n_in_flight = min(limits.max_in_flight, endpoint.max_in_flight)
     # a stream is put together from one choice
-    source = batches.of_repeats(requests, 1 if endpoint.is_streamed else endpoint.n_per_request)
-    n_workers = min(limits.max_in_flight, endpoint.max_in_flight, max(n_requests, 1))
+    source = batches.of_repeats(requests, 1 if endpoint.is_streamed else min(endpoint.n_per_request, n_in_flight))
+    n_workers = min(n_in_flight, max(n_requests, 1))
     try:
         interception.begin(interceptors, report, endpoint)
         async with open_client(endpoint) as client, asyncio.TaskGroup() as group:

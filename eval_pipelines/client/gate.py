@@ -31,6 +31,7 @@ class Turn:
     ticket: Ticket | None = None
     reservation: Reservation | None = None
     started_at: float = 0.0
+    n_slots: int = 0
 
 
 class Gate:
@@ -44,15 +45,15 @@ class Gate:
         }
         self._spending = spending_of(endpoint)
         self._slots: Slots | None = None
-        if endpoint.min_in_flight < endpoint.max_in_flight:
-            path = slots.path_of(endpoint.url, endpoint.key_env, endpoint.shared_folder)
-            self._slots = Slots(Bounds(endpoint.min_in_flight, endpoint.max_in_flight), path)
-        self._held_until: dict[str, float] = {}
-
-    @property
-    def course(self) -> Course | None:
+        self.course: Course | None = None
         """How many were in flight; None where that does not adapt."""
-        return self._slots.course if self._slots else None
+        bounds = Bounds(endpoint.min_in_flight, endpoint.max_in_flight)
+        if bounds.floor < bounds.ceiling:
+            self._slots = Slots(bounds, slots.path_of(endpoint.url, endpoint.key_env, endpoint.shared_folder))
+            self.course = self._slots.course
+        elif endpoint.n_per_request > 1:  # so many workers would have more in flight
+            self._slots = Slots(bounds, None)
+        self._held_until: dict[str, float] = {}
 
     async def turn(self, url: str, request: Request, n_answers: int = 1) -> Turn:
         """Wait until `request` may be sent to `url`; `over` ends what is returned. Raises StopAsking: never today."""
@@ -60,16 +61,18 @@ class Gate:
         await self._until_not_held(host)
         if self._slots is None:
             return await self._let_through(url, request, n_answers)
-        await self._slots.take()
+        n_slots = await self._slots.take(n_answers)
         while self._held_s(host) > 0:  # it was told so while this one waited
-            self._slots.give()
+            self._slots.give(n_slots)
             await self._until_not_held(host)
-            await self._slots.take()
+            n_slots = await self._slots.take(n_answers)
         try:
-            return await self._let_through(url, request, n_answers)
+            turn = await self._let_through(url, request, n_answers)
         except BaseException:
-            self._slots.give()
+            self._slots.give(n_slots)
             raise
+        turn.n_slots = n_slots
+        return turn
 
     async def _let_through(self, url: str, request: Request, n_answers: int) -> Turn:
         turn = Turn(await self._ticket(url, request, n_answers))
@@ -82,7 +85,7 @@ class Gate:
         """An attempt is over: Response fields of its answers, or its failure; neither if it was cancelled."""
         if self._slots is not None:
             self._slots.saw(turn.started_at, told, failed)
-            self._slots.give()
+            self._slots.give(turn.n_slots)
         if self._spending is not None and turn.reservation is not None:
             self._spending.settle(turn.reservation, told, failed)
         if turn.ticket is None:

@@ -95,7 +95,6 @@ def _is_counted(pace: Pace, seen: Seen, now: float) -> bool:
         window.opened_at = now
         return False
     window.n_done += seen.n_done
-    window.n_answers += seen.n_answers
     has_tokens = window.n_tokens is not None and seen.n_tokens is not None
     window.n_tokens = (window.n_tokens or 0) + (seen.n_tokens or 0) if has_tokens else None
     window.busy_s += seen.busy_s
@@ -109,7 +108,7 @@ def _decide(pace: Pace, bounds: Bounds, now: float) -> None:
     level = Level(
         pace.limit,
         window.busy_s / span_s,
-        window.n_answers / span_s,
+        window.n_done / span_s,
         None if window.n_tokens is None else window.n_tokens / span_s,
     )
     if level.n < _USED_SHARE * pace.limit:

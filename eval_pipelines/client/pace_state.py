@@ -23,18 +23,16 @@ class Seen:
     """What one client saw since it last told.
 
     Attributes:
-        n_done: Attempts that were answered.
-        n_answers: Answers in them.
+        n_done: Answers; a reply to several has several.
         n_tokens: Tokens of these, prompt and answer together; None: not all of them told.
         n_broken: Attempts that came to a 5xx, a timeout or a lost connection. As `n_fine`, the answered ones, without
             those that had started before `since`, which is the last decrease that the client knows of.
         refused_at: When the latest attempt that was answered with 429 had started.
-        busy_s: Requests in flight x seconds.
+        busy_s: Slots taken, or kept free for a batch that waits for more of them, x seconds.
     """
 
     since: float = 0.0
     n_done: int = 0
-    n_answers: int = 0
     n_tokens: int | None = 0
     n_fine: int = 0
     n_broken: int = 0
@@ -48,20 +46,19 @@ class Window:
 
     Attributes:
         opened_at: Nothing counts before it: it takes a moment until everybody knows the limit.
-        n_skip: Answered attempts that do not count yet: they belong to the limit before.
+        n_skip: Answers that do not count yet: they belong to the limit before.
     """
 
     opened_at: float = 0.0
     n_skip: int = 0
     n_done: int = 0
-    n_answers: int = 0
     n_tokens: int | None = 0
     busy_s: float = 0.0
 
     def forget_half(self, now: float) -> None:
         """So that what it tells is of late."""
         self.opened_at = (self.opened_at + now) / 2
-        self.n_done, self.n_answers, self.busy_s = self.n_done // 2, self.n_answers // 2, self.busy_s / 2
+        self.n_done, self.busy_s = self.n_done // 2, self.busy_s / 2
         self.n_tokens = None if self.n_tokens is None else self.n_tokens // 2
 
 
@@ -80,7 +77,7 @@ class Pace:
     """What is known of one endpoint. Plain values: it is written as JSON.
 
     Attributes:
-        limit: Requests in flight, of all who ask the endpoint.
+        limit: Answers in flight, of all who ask the endpoint.
         phase: double (as long as it pays), rest, up and down (try more, or less), climb (after a decrease).
         top: The limit at which the last decrease began.
         patience_s: How long it waits before it tries again what was refused.

@@ -187,4 +187,4 @@ def _state_of(told: dict[str, Any] | None) -> State:
 
 def path_of(url: str, key_env: str | None, folder: Path | None) -> Path | None:
     """The file in which all who ask an address with the key of one variable count."""
-    return shared_file.path_of("rates", _TASK, url, key_env, folder)
+    return shared_file.path_of("rates", _TASK, [url, key_env, shared_file.boot_id()], folder)

@@ -1,8 +1,8 @@
 """A small state that the processes of one machine share: one file, written under a lock which the kernel releases.
 
 A process killed at any moment leaves the state as it was before its write, or after: the file holds two slots with
-checksums, and the older one is written over. Moments in it are of the monotonic clock, which processes share until
-the machine restarts; its restart starts a new file.
+checksums, and the older one is written over. Where moments in it are of the monotonic clock, which processes share
+until the machine restarts, `boot_id` belongs to what names the file.
 """
 
 import fcntl
@@ -30,9 +30,23 @@ class Draft:
 class SharedFile:
     """One state in one file."""
 
-    def __init__(self, path: Path, task: str, *, slot_bytes: int = 4096) -> None:
-        """`task` says in errors what the file is for; `slot_bytes`: what the state may take at most."""
-        self.path, self._task, self.slot_bytes = path, task, slot_bytes
+    def __init__(
+        self,
+        path: Path,
+        task: str,
+        *,
+        slot_bytes: int = 4096,
+        sync_every: int = 0,
+        deleted: str = ", and wait a minute before asking on",
+    ) -> None:
+        """
+        Args:
+            task: What the file is for, in errors; `deleted`: what follows there on the advice to delete it.
+            slot_bytes: What the state may take at most.
+            sync_every: So many writes may be lost with the machine; 0: all of them.
+        """
+        self.path, self._task, self._deleted = path, task, deleted
+        self.slot_bytes, self._sync_every = slot_bytes, sync_every
 
     @contextmanager
     def draft(self) -> Iterator[Draft | None]:
@@ -61,15 +75,22 @@ class SharedFile:
             os.close(file)
 
     def read(self) -> Any:
-        """The newest state that was written whole; None before the first."""
-        with self.path.open("rb") as file:
+        """The newest state that was written whole; None before the first. Raises ConfigError."""
+        try:
+            file = self.path.open("rb")
+        except OSError as error:
+            raise self._cannot(error) from None
+        with file:
             newest = self._newest(file.fileno())[1]
         return json.loads(newest) if newest else None
 
     def _newest(self, file: int) -> tuple[int, bytes]:
         """The number and the text of the newest state that was written whole."""
         size = self.slot_bytes
-        data = os.pread(file, 2 * size, 0)
+        try:
+            data = os.pread(file, 2 * size, 0)
+        except OSError as error:
+            raise self._cannot(error) from None
         found = [_whole(data[at : at + size]) for at in range(0, len(data), size)]
         whole = [one for one in found if one is not None]
         if data and not whole:
@@ -83,19 +104,16 @@ class SharedFile:
             raise self._cannot(ValueError(f"the state is {len(slot):,} bytes long, and {self.slot_bytes:,} are there"))
         try:
             os.pwrite(file, slot.ljust(self.slot_bytes, b"\0"), number % 2 * self.slot_bytes)
+            if self._sync_every and number % self._sync_every == 0:
+                os.fdatasync(file)
         except OSError as error:
             raise self._cannot(error) from None
 
     def _cannot(self, error: Exception) -> ConfigError:
-        return cannot(self._task, self.path, error)
-
-
-def cannot(task: str, path: Path, error: Exception) -> ConfigError:
-    """What is raised where a shared state cannot be kept."""
-    return ConfigError(
-        f"{path}: cannot {task} in this file: {error}. The folder must be writable; if the file is damaged, delete it, "
-        f"and wait a minute before asking on."
-    )
+        return ConfigError(
+            f"{self.path}: cannot {self._task} in this file: {error}. The folder must be writable; if the file is "
+            f"damaged, delete it{self._deleted}."
+        )
 
 
 def _whole(slot: bytes) -> tuple[int, bytes] | None:
@@ -106,8 +124,8 @@ def _whole(slot: bytes) -> tuple[int, bytes] | None:
     return int(number), text
 
 
-def path_of(kind: str, task: str, url: str, key_env: str | None, folder: Path | None) -> Path | None:
-    """The file that all who ask an address with the key of one variable share; None without a folder.
+def path_of(kind: str, task: str, key: Any, folder: Path | None) -> Path | None:
+    """The file that all share who have the same key, a JSON value; None without a folder.
 
     Raises:
         ConfigError: the folder cannot be made.
@@ -117,12 +135,13 @@ def path_of(kind: str, task: str, url: str, key_env: str | None, folder: Path | 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise cannot(task, folder, error) from None
-    return folder / f"{kind}-{digest([url, key_env, _boot_id()], n_bytes=8)}"
+        raise ConfigError(f"{folder}: cannot {task} in this folder: {error}. It must be writable.") from None
+    return folder / f"{kind}-{digest(key, n_bytes=8)}"
 
 
 @cache
-def _boot_id() -> str:
+def boot_id() -> str:
+    """One for each start of the machine; empty where the system does not tell."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:

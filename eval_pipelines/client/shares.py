@@ -43,6 +43,10 @@ class Shares:
         ceiling = min(member.ceiling for member in self.members.values())
         return Bounds(min(ceiling, max(member.floor for member in self.members.values())), ceiling)
 
+    def fair(self, limit: int, **instead: int) -> dict[str, int]:
+        """What each should have, by name; `instead`: if these wanted so many."""
+        return max_min({name: member.wants for name, member in self.members.items()} | instead, limit)
+
 
 def max_min(wants: Mapping[str, int], n: int) -> dict[str, int]:
     """Divide `n`: nobody gets more than it wants, and nobody less than others for their sake.
@@ -71,12 +75,12 @@ def agree(shares: Shares, name: str, *, wants: int, n_in_flight: int, limit: int
     """
     me = shares.members[name]
     me.wants = wants
-    targets = max_min({one: member.wants for one, member in shares.members.items()}, limit)
+    targets = shares.fair(limit)
     waits = any(member.wants and not targets[one] for one, member in shares.members.items())
     if waits and me.held and now - me.since >= _TURN_S:
         shares.members[name] = shares.members.pop(name)
         me.since = now
-        targets = max_min({one: member.wants for one, member in shares.members.items()}, limit)
+        targets = shares.fair(limit)
     others = sum(member.held for one, member in shares.members.items() if one != name)
     allotment = max(0, min(targets[name], limit - others))
     had, me.held = me.held, max(n_in_flight, allotment)

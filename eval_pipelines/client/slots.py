@@ -34,7 +34,10 @@ _SIGNALS = frozenset({FailureKind.OVERLOADED, FailureKind.TIMEOUT, FailureKind.C
 
 
 class Slots:
-    """What one client may have in flight: first come, first served within, by `max_min` among all clients."""
+    """What one client may have in flight: first come, first served within, by `max_min` among all clients.
+
+    A slot is one answer: a request for several takes several.
+    """
 
     def __init__(self, bounds: Bounds, path: Path | None, *, now: Callable[[], float] = time.monotonic) -> None:
         """`path` is the file that all share; None: this client is alone. Nothing is written before the first `take`."""
@@ -42,9 +45,10 @@ class Slots:
         self._file = SharedFile(path, _TASK, slot_bytes=_SLOT_BYTES) if path else None
         self._own = Shares()
         self._name, self._claim, self._is_member = secrets.token_hex(4), -1, False
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        # slots taken; how many may be; wanted at most since it was last told; told; held as others see it
-        self._n = self._allotment = self._peak = self._told = self._held = 0
+        self._waiting: deque[tuple[asyncio.Future[int], int]] = deque()
+        # slots taken; waited for; how many may be; how many it would get if it wanted all; wanted at most since it was
+        # last told; told; held as others see it
+        self._n = self._n_waited_for = self._allotment = self._fair = self._peak = self._told = self._held = 0
         self._seen, self._counted_at = Seen(), now()
         self._timer: asyncio.TimerHandle | None = None
         self._looked_at, self._n_decreases = -1e9, -1
@@ -57,35 +61,42 @@ class Slots:
         """Slots that are taken."""
         return self._n
 
-    async def take(self) -> None:
-        """Wait for a slot; `give` it back. Raises ConfigError where the count cannot be kept."""
-        if self._n < self._allotment and not self._waiting:
-            self._count(1)
+    async def take(self, n: int = 1) -> int:
+        """Wait for `n` slots, or for all that this client can get; `give` back as many as were taken.
+
+        Raises:
+            ConfigError: the count cannot be kept.
+        """
+        if not self._waiting and (n_taken := self._room(n)):
+            self._count(n_taken)
             self._peak = max(self._peak, self._n)
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        wants = self._n + len(self._waiting)
+            return n_taken
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._waiting.append((turn, n))
+        self._n_waited_for += n
+        wants = self._n + self._n_waited_for
         self._peak = max(self._peak, wants)
         if not self._is_member or self._timer is None:
             self._look_in(0.0)
         elif wants > self._told:
             self._look_soon()
         try:
-            await turn
+            return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and not turn.exception():
-                self.give()
-            elif turn in self._waiting:
-                self._waiting.remove(turn)
+                self.give(turn.result())
+            elif (turn, n) in self._waiting:
+                self._waiting.remove((turn, n))
+                self._n_waited_for -= n
+                self._wake()  # those behind it may need less
             raise
 
-    def give(self) -> None:
-        """Give a slot back."""
-        self._count(-1)
+    def give(self, n: int = 1) -> None:
+        """Give slots back."""
+        self._count(-n)
         self._wake()
         is_round_over = self._is_eager and self._seen.n_done >= self._allotment
-        has_drained = self._held > self._allotment == self._n
+        has_drained = self._held > self._allotment >= self._n
         if is_round_over or has_drained:
             self._look_soon()
 
@@ -97,7 +108,7 @@ class Slots:
             known = [count for count in counts if count is not None]
             is_told = seen.n_tokens is not None and len(known) == len(counts)
             seen.n_tokens = (seen.n_tokens or 0) + sum(known) if is_told else None
-            seen.n_done, seen.n_answers = seen.n_done + 1, seen.n_answers + len(told)
+            seen.n_done += len(told)
             seen.n_fine += started_at > seen.since
         elif failed is None or failed.kind not in _SIGNALS or started_at <= seen.since:
             return
@@ -133,16 +144,28 @@ class Slots:
 
     def _count(self, more: int) -> None:
         now = self._now()
-        self._seen.busy_s += self._n * (now - self._counted_at)
+        # who waits although something is free is a batch: more would be used, if it were there
+        n_busy = max(self._n, self._allotment) if self._waiting else self._n
+        self._seen.busy_s += n_busy * (now - self._counted_at)
         self._counted_at = now
         self._n += more
 
+    def _room(self, n: int) -> int:
+        """As many slots as a request for `n` answers takes; 0 if they are not free."""
+        n = min(n, max(1, self._fair))
+        return n if self._n + n <= self._allotment else 0
+
     def _wake(self) -> None:
-        while self._waiting and self._n < self._allotment:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                self._count(1)
-                turn.set_result(None)
+        while self._waiting:
+            turn, n = self._waiting[0]
+            n_taken = 0 if turn.done() else self._room(n)
+            if not n_taken and not turn.done():
+                return
+            self._count(n_taken)
+            self._waiting.popleft()
+            self._n_waited_for -= n
+            if n_taken:
+                turn.set_result(n_taken)
 
     def _look_soon(self) -> None:
         self._look_in(max(0.0, self._looked_at + _LOOK_AT_MOST_EVERY_S - self._now()))
@@ -164,12 +187,13 @@ class Slots:
         try:
             with self._shares() as shares:
                 if shares:
-                    self._agree(shares, wants=max(self._peak, self._n + len(self._waiting)))
+                    self._agree(shares, wants=max(self._peak, self._n + self._n_waited_for))
         except Exception as error:  # noqa: BLE001 - nobody awaits this function; who waits for a slot must hear of it
-            for turn in self._waiting:
+            for turn, _ in self._waiting:
                 if not turn.done():
                     turn.set_exception(error)
             self._waiting.clear()
+            self._n_waited_for = 0
             return
         self._wake()
         if shares is None:
@@ -189,6 +213,7 @@ class Slots:
         pace.advance(known, seen, bounds, now, lag_s=_LAG_S if len(shares.members) > 1 else 0.0)
         self._allotment = agree(shares, self._name, wants=wants, n_in_flight=self._n, limit=known.limit, now=now)
         self._held = shares.members[self._name].held
+        self._fair = shares.fair(known.limit, **{self._name: known.limit})[self._name]
         if wants == 0:
             self._is_member = bool(shares.members.pop(self._name).held)
         for host, until in self._held_until.items():
@@ -197,10 +222,10 @@ class Slots:
         self._held_until = dict(shares.held_until)
         self._note(known, now)
         self._seen, self._is_eager = Seen(since=known.decreased_at), known.phase == "double"
-        self._told, self._peak, self._looked_at = wants, self._n + len(self._waiting), now
+        self._told, self._peak, self._looked_at = wants, self._n + self._n_waited_for, now
 
     def _note(self, known: Pace, now: float) -> None:
-        self.course.add(now, limit=known.limit, n_in_flight=self._n, n_answers=self._seen.n_answers)
+        self.course.add(now, limit=known.limit, n_in_flight=self._n, n_answers=self._seen.n_done)
         if self._n_decreases >= 0:
             for _ in range(known.n_decreases - self._n_decreases):
                 self.course.lowered(now, known.why)
@@ -244,4 +269,4 @@ class Slots:
 
 def path_of(url: str, key_env: str | None, folder: Path | None) -> Path | None:
     """The file that all who ask an address with the key of one variable share. Raises ConfigError."""
-    return shared_file.path_of("pace", _TASK, url, key_env, folder)
+    return shared_file.path_of("pace", _TASK, [url, key_env, shared_file.boot_id()], folder)

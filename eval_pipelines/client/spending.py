@@ -1,7 +1,6 @@
 """Tokens and money per UTC day, counted together by all processes of a machine. The rule is in spent.py."""
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from eval_pipelines.client import shared_state
 from eval_pipelines.client.interception import StopAsking
 from eval_pipelines.client.rate import estimate_tokens
 from eval_pipelines.client.spent import (
@@ -18,8 +16,8 @@ from eval_pipelines.client.spent import (
     Reservation,
     Spent,
     begin_day,
-    cannot_keep,
     count,
+    file_at,
     is_alive,
     is_refused,
     lacking,
@@ -36,7 +34,6 @@ from eval_pipelines.records import Failure, Request
 
 _LOOK_EVERY_S = 0.02
 _N_TRIES, _TRY_EVERY_S = 100, 0.001
-_SYNC_EVERY = 64
 _MOST_PROCESSES, _MOST_DEPLOYMENTS = 64, 8  # a state must fit into its slot
 
 
@@ -64,13 +61,13 @@ class Spending:
             path: The file in which everybody counts; None: this object counts alone.
             patience_s: Seconds to wait for what others have in flight, if nothing of it comes back.
         """
-        self.budget, self.price, self.currency, self.path = budget, price, currency, path
+        self.budget, self.price, self.currency = budget, price, currency
+        self._file = file_at(path) if path else None
         self._patience_s, self._now = patience_s, now
         self._own = Spent()
         # one in the queue asks for all in this process: first come, first served, and no crowd at the lock
         self._queue = asyncio.Lock()
         self._over: list[tuple[Reservation, Amount | None]] = []
-        self._n_writes = 0
         self._used_up: str = ""
 
     async def reserve(self, request: Request, n_answers: int = 1) -> Reservation:
@@ -134,27 +131,18 @@ class Spending:
     @contextmanager
     def _state(self) -> Iterator[Spent | None]:
         """The state of today, to be changed within; None if somebody else is changing it."""
-        if self.path is None:
+        if self._file is None:
             self._bring_up_to_date(self._own)
             yield self._own
             return
-        try:
-            with shared_state.locked(self.path) as file:
-                if file is None:
-                    yield None
-                    return
-                number, told = shared_state.read(file)
-                state = spent_in(told)
-                before = repr(state)
-                self._bring_up_to_date(state)
-                yield state
-                if repr(state) != before:
-                    shared_state.write(file, number + 1, told_of(state))
-                    self._n_writes += 1
-                    if self._n_writes % _SYNC_EVERY == 0:
-                        os.fdatasync(file)
-        except (OSError, ValueError) as error:
-            raise cannot_keep(self.path, error) from None
+        with self._file.draft() as draft:
+            if draft is None:
+                yield None
+                return
+            state = spent_in(draft.value)
+            self._bring_up_to_date(state)
+            yield state
+            draft.value = told_of(state)
 
     def _bring_up_to_date(self, state: Spent) -> None:
         begin_day(state, self._now())

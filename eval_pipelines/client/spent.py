@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval_pipelines.client import shared_state
+from eval_pipelines.client import shared_file
+from eval_pipelines.client.shared_file import SharedFile
 from eval_pipelines.endpoint import DailyBudget
-from eval_pipelines.errors import ConfigError
-from eval_pipelines.keys import digest
 from eval_pipelines.records import Failure, FailureKind
 
 DAY_S = 86_400
+_TASK = "count what is spent today"
+_SYNC_EVERY = 64
 _FIELDS = ("day", "tokens", "costs", "short", "in_flight", "account", "deployments")
 
 
@@ -134,27 +135,20 @@ def _started(pid: int) -> str:
 
 
 def path_of(account: str, folder: Path | None) -> Path | None:
-    """The file in which all who share an account count."""
-    if folder is None:
-        return None
-    path = folder / f"spending-{digest(account, n_bytes=8)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_keep(path, error) from None
-    return path
+    """The file in which all who share an account count; its name outlives a restart of the machine."""
+    return shared_file.path_of("spending", _TASK, account, folder)
+
+
+def file_at(path: Path) -> SharedFile:
+    deleted = ": what was spent today is then counted from nothing"
+    return SharedFile(path, _TASK, sync_every=_SYNC_EVERY, deleted=deleted)
 
 
 def spent_today(folder: Path, now: float) -> list[Spent]:
     """What is counted in a folder, as of `now`, seconds since 1970. Raises ConfigError: a file cannot be read."""
     found = []
     for path in sorted(folder.glob("spending-*")):
-        try:
-            with path.open("rb") as file:
-                told = shared_state.read(file.fileno())[1]
-        except (OSError, ValueError) as error:
-            raise cannot_keep(path, error) from None
-        state = spent_in(told)
+        state = spent_in(file_at(path).read())
         begin_day(state, now)
         state.in_flight = {owner: n for owner, n in state.in_flight.items() if is_alive(owner)}
         found.append(state)
@@ -172,10 +166,3 @@ def spent_in(told: Mapping[str, Any] | None) -> Spent:
         return Spent()
     fields = {name: told[name] for name in _FIELDS if name in told}
     return Spent(**fields | {"short": Amount(*fields.get("short", ()))})
-
-
-def cannot_keep(path: Path, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"{path}: cannot count what is spent today in this file: {error}. The folder must be writable; if the file is "
-        f"damaged, delete it: what was spent today is then counted from nothing."
-    )

@@ -1,5 +1,6 @@
 """The repeats of a question in one HTTP request: never another question's, each its own answer, tokens counted once."""
 
+import asyncio
 import itertools
 from pathlib import Path
 from typing import Any
@@ -174,15 +175,14 @@ def test_a_reply_without_any_choice_is_one_failure_in_the_dialects_words(told, k
 
 
 async def ask_all(
-    faulty: Any, folder: Path, requests: list[Request], n_per_request: int = 8, **fields: Any
+    faulty: Any, folder: Path, requests: list[Request], n_per_request: int = 8, endpoint: Any = None, **fields: Any
 ) -> tuple[AskReport, dict[str, Response]]:
     found: dict[str, Response] = {}
-    endpoint = Endpoint(
-        faulty.url, "mock", "hosted", max_in_flight=4, request_timeout_s=10, n_per_request=n_per_request
-    )
+    asked = {"max_in_flight": 16, "request_timeout_s": 10, "n_per_request": n_per_request, **(endpoint or {})}
     with Journal(folder / "journal.jsonl") as journal:
         report = await ask(
-            requests, len(requests), endpoint, journal=journal, limits=Limits(backoff=QUICK, **fields),
+            requests, len(requests), Endpoint(faulty.url, "mock", "hosted", **asked), journal=journal,
+            limits=Limits(backoff=QUICK, **fields),
             on_outcome=lambda request, response: found.update({request.digest: response}),
         )  # fmt: skip
     return report, found
@@ -231,3 +231,37 @@ async def test_a_batch_that_fails_for_good_fails_each_of_its_requests(faulty, tm
 async def test_tokens_of_a_batch_are_counted_once_in_the_report(faulty, tmp_path) -> None:
     report, _ = await ask_all(faulty, tmp_path, questions(2, 4))
     assert (report.prompt_tokens, report.completion_tokens) == (2 * 2, 2 * 4 * 5)
+
+
+# in flight: a batch counts as many as it asks for
+
+
+@pytest.mark.parametrize("floor", [1, 20], ids=["adapting", "fixed"])
+@pytest.mark.parametrize(("n_repeats", "most"), [(8, 16), (5, 20), (1, 20)])
+async def test_answers_in_flight_are_as_many_as_fit_and_no_more(faulty, tmp_path, floor, n_repeats, most) -> None:
+    faulty.set(latency_s=0.02)
+    bounds = {"max_in_flight": 20, "min_in_flight": floor}
+    report, _ = await ask_all(faulty, tmp_path, questions(160 // n_repeats, n_repeats), endpoint=bounds)
+    assert report.n_answered == 160
+    assert faulty.stats()["most_choices_on_wire"] == most
+
+
+@pytest.mark.parametrize("floor", [1, 3], ids=["adapting", "fixed"])
+async def test_a_batch_larger_than_the_limit_is_cut(faulty, tmp_path, floor) -> None:
+    faulty.set(latency_s=0.005)
+    bounds = {"max_in_flight": 3, "min_in_flight": floor}
+    report, _ = await ask_all(faulty, tmp_path, questions(4, 8), endpoint=bounds)
+    assert report.n_answered == 32
+    assert (faulty.stats()["most_choices_on_wire"], faulty.stats()["requests"]) == (3, 4 * 3)
+
+
+async def test_two_clients_together_have_no_more_answers_in_flight_than_one(faulty, tmp_path) -> None:
+    faulty.set(latency_s=0.03)
+    shared = {"max_in_flight": 16, "shared_folder": tmp_path}
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    asked = [questions(12, 8), [repeat_of(100 + question, repeat) for question in range(12) for repeat in range(8)]]
+    told = await asyncio.gather(*(ask_all(faulty, *one, endpoint=shared) for one in zip(folders, asked, strict=True)))
+    assert [report.n_answered for report, _ in told] == [96, 96]
+    assert faulty.stats()["most_choices_on_wire"] == 16

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -16,8 +17,8 @@ WIDE = Bounds(1, 128)
 BOUNDS = st.tuples(st.integers(1, 64), st.integers(0, 400)).map(lambda pair: Bounds(pair[0], sum(pair)))
 
 
-def course(server: Server, *, until_s: float, bounds: Bounds = WIDE, n_workers: int = 128) -> Asker:
-    asker = Asker(server, bounds, n_workers)
+def course(server: Server, *, until_s: float, bounds: Bounds = WIDE, n_workers: int = 128, **fields: Any) -> Asker:
+    asker = Asker(server, bounds, n_workers, **fields)
     played(lambda: asker.run(until_s))
     return asker
 
@@ -34,7 +35,7 @@ def share_used(server: Server, after_s: float, until_s: float) -> float:
 
 SEEN = st.builds(
     Seen,
-    n_done=st.integers(0, 2_000), n_answers=st.integers(0, 4_000), n_tokens=st.none() | st.integers(0, 10**6),
+    n_done=st.integers(0, 4_000), n_tokens=st.none() | st.integers(0, 10**6),
     n_fine=st.integers(0, 500), n_broken=st.integers(0, 500), busy_s=st.floats(0, 5_000),
     refused_at=st.none() | st.floats(0, 5_000),
 )  # fmt: skip
@@ -159,17 +160,26 @@ def test_it_does_not_grow_while_nobody_would_use_it(n_workers) -> None:
     assert len(asker.server.answered_at) == pytest.approx(n_workers * 10 / 0.2, rel=0.1)
 
 
-def test_tokens_are_the_throughput_where_all_answers_tell_them() -> None:
-    """Answers per second halve, tokens per second do not: longer answers came."""
+def test_a_limit_that_is_no_multiple_of_a_batch_grows_all_the_same() -> None:
+    """What is kept free for a batch that waits counts as used."""
+    asker = course(Server(), until_s=10, bounds=Bounds(22, 64), n_workers=64, n_per_request=8)
+    assert limits(asker)[0] == 22
+    assert limits(asker)[-1] == 64
+    assert asker.server.most == 8
 
-    def double_at(n_answers: int, n_tokens: int | None) -> Pace:
+
+def test_tokens_are_the_throughput_where_all_answers_tell_them() -> None:
+    """As many answers per second as before, twice the tokens: longer answers came."""
+
+    def double_at(n_tokens: int | None) -> Pace:
         state, bounds = pace.begin(Bounds(1, 64), 0.0), Bounds(1, 64)
-        pace.advance(state, Seen(n_done=16, n_answers=16, n_tokens=160, busy_s=16.0), bounds, 1.0)
-        pace.advance(state, Seen(n_done=96, n_answers=n_answers, n_tokens=n_tokens, busy_s=48), bounds, 2.5)
+        pace.advance(state, Seen(n_done=16, n_tokens=160, busy_s=16.0), bounds, 1.0)
+        for i in range(4):
+            pace.advance(state, Seen(n_done=24, n_tokens=n_tokens, busy_s=48), bounds, 2.5 + 1.5 * i)
         return state
 
-    assert double_at(24, 480).limit == 64
-    assert double_at(24, None).limit == 16
+    assert double_at(480).limit == 64
+    assert double_at(None).limit == 16
 
 
 @settings(max_examples=30)

@@ -221,6 +221,30 @@ async def test_who_is_cancelled_while_waiting_or_asking_gives_everything_back(tm
     one.close()
 
 
+async def test_a_batch_waits_for_all_its_slots_and_its_cancellation_lets_those_behind_it_pass() -> None:
+    one = Slots(Bounds(4, 4), None)
+    assert await one.take(3) == 3
+    batch, behind = asyncio.create_task(one.take(2)), asyncio.create_task(one.take())
+    await asyncio.sleep(0.01)
+    assert not behind.done(), "first come, first served"
+    batch.cancel()
+    assert await asyncio.wait_for(behind, 1) == 1
+    larger = asyncio.create_task(one.take(9))
+    one.give(3)
+    await asyncio.sleep(0.01)
+    assert not larger.done()
+    one.give()
+    assert await asyncio.wait_for(larger, 1) == one.n_in_flight == 4
+    one.close()
+
+
+async def test_a_batch_takes_all_its_slots_also_where_little_was_wanted_so_far() -> None:
+    one = Slots(Bounds(20, 20), None)
+    one.give(await one.take())
+    assert await asyncio.wait_for(one.take(8), 1) == 8
+    one.close()
+
+
 async def test_who_is_cancelled_at_the_gate_holds_nothing(faulty) -> None:
     """While the server is to be left alone, while all slots are taken, and while the rate limit has no room."""
     endpoint = Endpoint(faulty.url, "m", "hosted", max_in_flight=2, requests_per_minute=1)

@@ -1,7 +1,6 @@
 """Daily budgets: never exceeded, used to nearly their end, counted by all processes, and told in words that help."""
 
 import asyncio
-import os
 import random
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eval_pipelines.client import gate, probe, shared_state, spent
+from eval_pipelines.client import gate, probe, spent
 from eval_pipelines.client.dialects import openai_chat
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
@@ -231,7 +230,7 @@ async def test_a_count_survives_a_restart_of_the_machine_until_midnight(tmp_path
 
 @pytest.mark.parametrize("n_bytes", [1, 20, 60])
 async def test_half_a_write_leaves_the_count_before_it(tmp_path, n_bytes) -> None:
-    path, size = tmp_path / "spending-x", shared_state.SLOT_BYTES
+    path, size = tmp_path / "spending-x", spent.file_at(tmp_path).slot_bytes
     one, _ = two(path, tokens=1000)
     await one.reserve(question(max_tokens=40))
     first = state_in(path)
@@ -264,8 +263,8 @@ async def test_a_state_of_many_processes_and_deployments_fits_into_its_slot(tmp_
         name = DailyBudget("https://" + "a" * 200 + "/v1 with the key in NVIDIA_API_KEY", f"{i}" * 60, tokens=10**9)
         await Spending(name, PRICE, "USD", path, now=lambda: NOON).reserve(question())
     told = {str(i): 1 for i in range(200)}
-    with pytest.raises(OSError, match="more than fits"):
-        shared_state.write(os.open(path, os.O_RDWR), 1, {"in_flight": told, "account": "x" * 4000})
+    with pytest.raises(ConfigError, match="bytes long, and 4,096 are there"), spent.file_at(path).draft() as draft:
+        draft.value |= {"in_flight": told, "account": "x" * 4000}
     assert len(state_in(path).deployments) == 8
 
 

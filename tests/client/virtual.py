@@ -109,6 +109,7 @@ class Asker:
     n_workers: int
     path: Path | None = None
     n_to_ask: int = 10**9
+    n_per_request: int = 1
     n_answered: int = 0
     watch: Callable[["Asker"], None] = lambda _: None
 
@@ -128,15 +129,15 @@ class Asker:
         while self._left > 0:
             self._left -= 1
             for n_attempts in range(10**6):
-                await self.slots.take()
+                n_slots = await self.slots.take(self.n_per_request)
                 self.watch(self)
                 started_at, told, failed = now(), (), None
                 try:
                     failed = await self.server.ask()
-                    told = () if failed else ({"prompt_tokens": 10, "completion_tokens": 10},)
+                    told = () if failed else ({"prompt_tokens": 10, "completion_tokens": 10},) * self.n_per_request
                 finally:
                     self.slots.saw(started_at, told, failed)
-                    self.slots.give()
+                    self.slots.give(n_slots)
                 if failed is None:
                     self.n_answered += 1
                     break
