@@ -148,9 +148,9 @@ class _Transport(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send it; the reply's body is still to be read. Raises httpx.HTTPError."""
         is_to_arrive = AS_IT_ARRIVES in request.extensions
-        client = self._of_streams if is_to_arrive else self._client
-        builder = client.request(request.method, str(request.url)).headers(request.headers.multi_items())
-        builder = builder.body_bytes(request.content)
+        # no name for the client: the frame of a cancelled request would keep it, and its connections
+        builder = (self._of_streams if is_to_arrive else self._client).request(request.method, str(request.url))
+        builder = builder.headers(request.headers.multi_items()).body_bytes(request.content)
         if (timeout_s := request.extensions.get("timeout", {}).get("read")) is not None:
             builder = builder.timeout(timedelta(seconds=timeout_s))
         opened = (builder.streamed_read_buffer_limit(0) if is_to_arrive else builder).build_streamed()

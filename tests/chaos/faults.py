@@ -181,7 +181,9 @@ STREAMS: dict[str, Callable[[], bytes]] = {
     "stream with no text": lambda: event(PIECE) + chunk(b"data: \xff\xfe\n\n"),
     "stream of nothing": lambda: event(b"[DONE]"),
     "stream that is filtered": lambda: (
-        event(PIECE) + event({"choices": [{**CHOICE, "text": "", "finish_reason": "content_filter"}]}) + event(b"[DONE]")
+        event(PIECE)
+        + event({"choices": [{**CHOICE, "text": "", "finish_reason": "content_filter"}]})
+        + event(b"[DONE]")
     ),
 }
 
