@@ -29,7 +29,7 @@ async def post(
     try:
         if look_again:
             return await polling.answer(client, url, body, look_again, _object_in)
-        if idle_timeout_s is not None:
+        if idle_timeout_s is not None and streaming.is_asked(body):
             return await streaming.answer(client, url, body, spoken, headers, idle_timeout_s, _object_in)
         if isinstance(client, transport.Client):
             return _object_in(await client.post_bytes(url, body, headers))

@@ -8,6 +8,7 @@ Source  HTML Living Standard, "Server-sent events", section 9.2.6
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterable, Callable, Mapping, MutableMapping, Sequence
 from types import ModuleType
@@ -49,6 +50,11 @@ def asked(spoken: ModuleType, request: Request, body: dict[str, Any], endpoint: 
     return body if streamed is None or request.operation == "loglikelihood" else streamed(body)
 
 
+def is_asked(body: bytes) -> bool:
+    """Whether a request's body asks for a stream. No text in it can look so: its quotes are escaped."""
+    return b'"stream": true' in body
+
+
 def timed(told: Sequence[MutableMapping[str, Any]], reply: Mapping[str, Any] | None) -> None:
     """Add to the Response fields what the stream's clock says; nothing if it was none."""
     if isinstance(reply, Streamed):
@@ -82,7 +88,7 @@ async def answer(
 
     Args:
         spoken: the dialect; its `Whole` puts chunks together.
-        idle_timeout_s: how long a stream may say nothing, its wait for the first token included.
+        idle_timeout_s: how long a stream may say nothing, its waits for headers and first token included.
         read: what a reply holds that is no stream; raises NoAnswer where it holds none.
 
     Raises:
@@ -91,7 +97,12 @@ async def answer(
     """
     started = time.perf_counter()
     request = client.build_request("POST", url, content=body, headers=headers, extensions={AS_IT_ARRIVES: True})
-    reply = await client.send(request, stream=True)
+    try:
+        reply = await client.send(request, stream=True)
+    except httpx.TimeoutException:
+        if idle_timeout_s <= time.perf_counter() - started < (client.timeout.read or math.inf):
+            raise _silent(idle_timeout_s, 0) from None
+        raise
     try:
         if not (reply.is_success and is_stream(reply)):
             await reply.aread()
@@ -130,15 +141,19 @@ async def _read(reply: httpx.Response, events: "_Events", idle_timeout_s: float)
                     patience.reschedule(move_at + idle_timeout_s)
     except TimeoutError:
         if not whole.is_complete:
-            message = (
-                f"the stream said nothing for idle_timeout_s = {idle_timeout_s:g}, after {whole.n_tokens} tokens. If "
-                f"requests wait that long for their turn, raise idle_timeout_s or lower max_in_flight"
-            )
-            raise failures.NoAnswer(failures.failure(FailureKind.TIMEOUT, message)) from None
+            raise _silent(idle_timeout_s, whole.n_tokens) from None
     except httpx.HTTPError as error:
         if not whole.is_complete:
             raise events.broken(failures.from_exception(error)) from error
     return first, last
+
+
+def _silent(idle_timeout_s: float, n_tokens: int) -> failures.NoAnswer:
+    message = (
+        f"the stream said nothing for idle_timeout_s = {idle_timeout_s:g}, after {n_tokens} tokens. If requests wait "
+        f"that long for their turn, raise idle_timeout_s or lower max_in_flight"
+    )
+    return failures.NoAnswer(failures.failure(FailureKind.TIMEOUT, message))
 
 
 class _Events:

@@ -27,6 +27,8 @@ from eval_pipelines.client.polling import Unfinished
 from eval_pipelines.endpoint import Endpoint, Proxy
 
 _CONNECT_TIMEOUT_S = 10.0
+# a silence amid a stream is told sooner by whoever knows how much came before it
+_SILENCE_FACTOR = 1.2
 _LOOPBACK = "localhost,127.0.0.0/8,::1"
 # of a request's extensions: its reply is handed over as it arrives
 AS_IT_ARRIVES = "eval_pipelines.as_it_arrives"
@@ -78,20 +80,13 @@ def open_client(endpoint: Endpoint) -> Client:
     Redirects are not followed: a proxy that redirects a POST would silently drop the body.
     """
     timeout_s = endpoint.request_timeout_s
-    builder = (
-        ClientBuilder()
-        .max_connections(None)  # the caller's limiter decides how many are in flight, never the pool
-        .connect_timeout(timedelta(seconds=min(_CONNECT_TIMEOUT_S, timeout_s)))
-        .timeout(timedelta(seconds=timeout_s))
-        .error_for_status(False)
-        .follow_redirects(False)
-        .no_proxy()
-    )
-    if endpoint.proxy:
-        builder = builder.proxy(_proxy(endpoint.proxy))
+    of_streams = None
+    if endpoint.is_streamed:
+        # not for all: what is no stream says nothing until it is done
+        of_streams = _builder(endpoint).read_timeout(timedelta(seconds=endpoint.idle_timeout_s * _SILENCE_FACTOR))
     spoken_headers = getattr(dialect(endpoint.protocol, "chat"), "headers", None)
     client = Client(
-        transport=_Transport(builder.build()),
+        transport=_Transport(_builder(endpoint).build(), of_streams.build() if of_streams else None),
         headers={
             "content-type": "application/json",
             **(spoken_headers(timeout_s) if spoken_headers else {}),
@@ -106,14 +101,33 @@ def open_client(endpoint: Endpoint) -> Client:
     return client
 
 
+def _builder(endpoint: Endpoint) -> ClientBuilder:
+    timeout_s = endpoint.request_timeout_s
+    builder = (
+        ClientBuilder()
+        .max_connections(None)  # the caller's limiter decides how many are in flight, never the pool
+        .connect_timeout(timedelta(seconds=min(_CONNECT_TIMEOUT_S, timeout_s)))
+        .timeout(timedelta(seconds=timeout_s))
+        .error_for_status(False)
+        .follow_redirects(False)
+        .no_proxy()
+    )
+    if endpoint.proxy:
+        builder = builder.proxy(_proxy(endpoint.proxy))
+    return builder
+
+
 class _Transport(httpx.AsyncBaseTransport):
     """httpx on pyreqwest. Of httpx's four timeouts `read` counts, for the whole of an attempt.
 
     Raises httpx's errors only, and lets go of connections without waiting for a collection.
+
+    Args:
+        of_streams: for replies that are handed over as they arrive, if not `client`.
     """
 
-    def __init__(self, client: reqwest.Client) -> None:
-        self._client = client
+    def __init__(self, client: reqwest.Client, of_streams: reqwest.Client | None = None) -> None:
+        self._client, self._of_streams = client, of_streams or client
 
     async def whole(self, url: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None) -> httpx.Response:
         """Send a POST, and read all of its reply. Raises httpx.HTTPError."""
@@ -133,11 +147,12 @@ class _Transport(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send it; the reply's body is still to be read. Raises httpx.HTTPError."""
-        builder = self._client.request(request.method, str(request.url)).headers(request.headers.multi_items())
-        builder = builder.body_bytes(request.content)
+        is_to_arrive = AS_IT_ARRIVES in request.extensions
+        # no name for the client: the frame of a cancelled request would keep it, and its connections
+        builder = (self._of_streams if is_to_arrive else self._client).request(request.method, str(request.url))
+        builder = builder.headers(request.headers.multi_items()).body_bytes(request.content)
         if (timeout_s := request.extensions.get("timeout", {}).get("read")) is not None:
             builder = builder.timeout(timedelta(seconds=timeout_s))
-        is_to_arrive = AS_IT_ARRIVES in request.extensions
         opened = (builder.streamed_read_buffer_limit(0) if is_to_arrive else builder).build_streamed()
         n_cancels = _n_cancels()
         try:
@@ -152,7 +167,8 @@ class _Transport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         """Close all connections."""
         await self._client.close()
-        del self._client  # idle connections live as long as it does
+        await self._of_streams.close()
+        del self._client, self._of_streams  # idle connections live as long as it does
 
 
 class _Body(httpx.AsyncByteStream):

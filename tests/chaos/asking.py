@@ -21,7 +21,7 @@ from eval_pipelines.records import Request, Response
 
 QUICK = Backoff(base_s=0.005, cap_s=0.02)
 # another way to ask is one more line here: every case runs with each
-WAYS: dict[str, dict[str, Any]] = {"plain": {}}
+WAYS: dict[str, dict[str, Any]] = {"plain": {}, "streamed": {"is_streamed": True}}
 
 
 def endpoint(*urls: str, **fields: Any) -> Endpoint:
@@ -110,7 +110,7 @@ class Told:
 
 
 def answers(responses: Iterable[Response]) -> dict[str, dict[str, Any]]:
-    by_the_way = {"latency_s", "asked_at", "n_attempts", "ttft_s"}
+    by_the_way = {"latency_s", "asked_at", "n_attempts", "ttft_s", "inter_token_s"}
     return {one.request_digest: one.model_dump(exclude=by_the_way) for one in responses if one.is_answer}
 
 

@@ -158,6 +158,62 @@ async def _cut_chunks(link: Connection) -> None:
     await link.pause(0.02)
 
 
+# what only a stream can do: how it begins, after a piece of text, and how it goes on
+STREAM = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+PIECE = {"choices": [{"index": 0, "text": "I th", "finish_reason": None}]}
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def event(told: Any) -> bytes:
+    return chunk(b"data: " + (told if isinstance(told, bytes) else json.dumps(told).encode()) + b"\n\n")
+
+
+def chunk(part: bytes) -> bytes:
+    return f"{len(part):x}\r\n".encode() + part + b"\r\n"
+
+
+STREAMS: dict[str, Callable[[], bytes]] = {
+    "stream with an error": lambda: event(PIECE) + event({"error": {"message": "the engine died", "code": 503}}),
+    "stream without end": lambda: event(PIECE),
+    "stream that ends in a line": lambda: event(PIECE) + chunk(b'data: {"choices": [{"ind'),
+    "stream with no JSON": lambda: event(PIECE) + event(b"{I think"),
+    "stream with no chunk": lambda: event(PIECE) + event([1]),
+    "stream with no text": lambda: event(PIECE) + chunk(b"data: \xff\xfe\n\n"),
+    "stream of nothing": lambda: event(b"[DONE]"),
+    "stream that is filtered": lambda: (
+        event(PIECE)
+        + event({"choices": [{**CHOICE, "text": "", "finish_reason": "content_filter"}]})
+        + event(b"[DONE]")
+    ),
+}
+
+
+async def _begin_stream(link: Connection) -> None:
+    await link.send(STREAM, event(PIECE))
+    await link.pause(0.02)
+
+
+async def _silent_stream(link: Connection) -> None:
+    await link.send(STREAM)
+    await link.pause(FOREVER_S)
+
+
+async def _stream_falls_silent(link: Connection) -> None:
+    await _begin_stream(link)
+    await link.pause(FOREVER_S)
+
+
+async def _endless_stream(link: Connection, part: bytes = event(PIECE)) -> None:
+    await link.send(STREAM)
+    while not link.is_left:
+        await link.send(part)
+        await link.pause(0.02)
+
+
+async def _endless_line(link: Connection) -> None:
+    await _endless_stream(link, chunk(b"data: " + b" " * 4096))
+
+
 Break = tuple[Callable[[Connection], Awaitable[None]], str]
 
 
@@ -185,6 +241,12 @@ BREAKS: dict[str, Break] = {
     "never": (lambda link: link.pause(FOREVER_S), ""),
     "headers without end": (_headers_without_end, ""),
     "body without end": (_body_without_end, ""),
+    "stream is closed": (_begin_stream, "close"),
+    "stream is reset": (_begin_stream, "reset"),
+    "stream is silent": (_silent_stream, ""),
+    "stream falls silent": (_stream_falls_silent, ""),
+    "stream of tokens without end": (_endless_stream, ""),
+    "stream of one line without end": (_endless_line, ""),
 }
 
 
@@ -197,6 +259,9 @@ async def commit(kind: str, link: Connection) -> bool:
         if not is_whole:
             link.close()
         return is_whole
+    if kind in STREAMS:
+        await link.send(STREAM + STREAMS[kind]() + LAST_CHUNK)
+        return True
     begin, end = BREAKS[kind]
     await begin(link)
     if end == "reset":

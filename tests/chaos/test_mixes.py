@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from tests.grid.one_cell import MODEL, Questions
 pytestmark = pytest.mark.slow
 
 LATE_S = 20.0
-N_MIXES, N_ATTEMPTS = 10, 4
+N_MIXES, N_ATTEMPTS = 6, 4
 # those that make everybody wait are for a file of their own
 MIXED = [fault for fault in (*RETRIED, *FINAL) if not fault.startswith("429 ")]
 
@@ -82,7 +83,8 @@ def test_in_a_mix_the_journal_holds_the_answers_and_nothing_else(mixed) -> None:
 
 def test_in_a_mix_the_report_adds_up(mixed) -> None:
     kinds = Counter(KINDS[log[-1]] for log in mixed.noted.values() if log[-1] != "answer")
-    assert (mixed.report.failures, mixed.report.n_answered) == (kinds, 40 - kinds.total())
+    assert (mixed.report.failures, mixed.report.n_answered) == (kinds, len(mixed.noted) - kinds.total())
+    assert mixed.report.n_not_asked == 40 - len(mixed.noted)
     assert mixed.report.n_attempts == sum(len(log) for log in mixed.noted.values())
 
 
@@ -110,10 +112,10 @@ def test_a_burst_that_ends_costs_nothing(chaos, calm, tmp_path, way, fault) -> N
 
 # several replicas, one of them chaotic
 
-CHAOTIC = ["503", "never", "reset before the reply", "closed in the body", "truncated JSON", "not HTTP", "html in 200"]
+CHAOTIC = ["503", "never", "reset before the reply", "closed in the body", "truncated JSON", "html in 200", "401"]
 
 
-@pytest.fixture(scope="module", params=[(fault, n) for fault in CHAOTIC for n in (2, 3)], ids=str)
+@pytest.fixture(scope="module", params=[(fault, 2 + at % 2) for at, fault in enumerate(CHAOTIC)], ids=str)
 def beside(
     request: pytest.FixtureRequest, chaos: Chaos, calm: Told, way: dict[str, Any], tmp_path_factory: Any
 ) -> Told:
@@ -162,7 +164,7 @@ class Landed:
     digests: dict[str, str]
 
 
-@pytest.fixture(scope="module", params=[101, 102, 103])
+@pytest.fixture(scope="module", params=[101, 102])
 def landed(
     request: pytest.FixtureRequest, chaos: Chaos, way: dict[str, Any], tmp_path_factory: Any
 ) -> Iterator[Landed]:
@@ -178,7 +180,7 @@ def landed(
         patch.setattr(Backoff, "wait_s", lambda _, n, wish, jitter: QUICK.base_s)
         server = endpoint(chaos.faces[0], max_in_flight=10, request_timeout_s=LATE_S, offers=cell.needs, **way)
         asking = ask_benchmark(
-            cell, MODEL, server, limit=None, run_id="r1", asked_by="a test", journals=root / "journal",
+            cell, MODEL, lambda: nullcontext(server), limit=None, run_id="r1", asked_by="a test", journals=root / "journal",
             known=dict, land=land,
         )  # type: ignore[arg-type]  # fmt: skip
         done = asyncio.run(asking)

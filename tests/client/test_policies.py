@@ -49,7 +49,7 @@ def test_every_kind_has_its_policy() -> None:
 
 
 def test_the_table_in_the_documentation_is_the_one_in_the_code() -> None:
-    text = (ROOT / "docs" / "asking.md").read_text()
+    text = (ROOT / "docs" / "asking.md").read_text().split("\n## Failures\n")[1].split("\n## ")[0]
     rows = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in re.findall(r"^\| `\w+` .*$", text, re.M)]
     said = {row[0]: [cell == "yes" for cell in row[2:]] for row in rows}
     assert said == {

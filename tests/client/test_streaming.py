@@ -247,6 +247,20 @@ async def test_a_stream_that_falls_silent_is_cut_and_says_after_how_many_tokens(
     assert f"said nothing for idle_timeout_s = 0.2, after {n} tokens" in response.failure.message
 
 
+async def test_a_server_that_sends_no_headers_is_as_silent_as_a_stream_that_falls_silent(tmp_path) -> None:
+    response = await outcome(tmp_path, [30.0], idle_timeout_s=0.2)
+    assert response.latency_s < 2
+    assert told(response) == ("timeout", None)
+    assert "said nothing for idle_timeout_s = 0.2, after 0 tokens" in response.failure.message
+
+
+async def test_a_reply_that_was_not_asked_for_as_a_stream_may_be_silent_for_longer(tmp_path) -> None:
+    one = question(operation="loglikelihood")
+    response = await outcome(tmp_path, [0.4, PLAIN], request=one, idle_timeout_s=0.1)
+    assert response.latency_s > 0.4
+    assert told(response)[0] != "timeout"
+
+
 async def test_a_stream_that_shows_that_it_lives_is_waited_for(tmp_path) -> None:
     slow: list[Part] = [b": still thinking\n\n", 0.15] * 3
     assert (await outcome(tmp_path, stream(*slow, *HELLO, DONE), idle_timeout_s=0.3)).text == "Hello"
