@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from eval_pipelines.benchmarks.harness import Benchmark
     from eval_pipelines.endpoint import Endpoint
     from eval_pipelines.evaluate import Asked
+    from eval_pipelines.records import Response
     from eval_pipelines.serving.metrics import ServerSummary
 
 _N_PREVIEW = 5
@@ -94,12 +95,18 @@ def _preview(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResourc
         response = responses.get(request.digest)
         if response is None:
             continue
-        said = response.failure.kind.value if response.failure else response.text or f"logprob {response.logprob:.2f}"
         question = (
             request.continuation or (request.messages[-1]["content"] if request.messages else request.prompt) or ""
         )
-        lines.append(f"| {request.sample_id} | {_cell(question)} | {_cell(said)} |")
+        lines.append(f"| {request.sample_id} | {_cell(question)} | {_cell(said(response))} |")
     return "\n".join(lines)
+
+
+def said(response: "Response") -> str:
+    """What came back, in a few words or many; an empty text is an answer, too."""
+    if response.failure is not None:
+        return response.failure.kind.value
+    return response.text if response.text is not None else f"logprob {response.logprob:.2f}"
 
 
 def _cell(text: str, n: int = 200) -> str:

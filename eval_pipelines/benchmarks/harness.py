@@ -17,7 +17,7 @@ from eval_pipelines.benchmarks import data
 from eval_pipelines.benchmarks.catalog import Leaf, open_catalog
 from eval_pipelines.benchmarks.grading import Chain, Question, Subtask, grade_subtask, read_through
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
-from eval_pipelines.benchmarks.repeats import check_repeats, n_verdicts
+from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
 from eval_pipelines.records import Metric, Request, Response, Sample, Score
@@ -50,6 +50,7 @@ class Benchmark:
 
         Raises:
             UnsupportedError: a request is none that the chain can change.
+            ConfigError: the chain gives all repeats of a question the same answer.
         """
         seen = copy(self)
         seen._chain = chain
@@ -63,6 +64,7 @@ class Benchmark:
             )
             for subtask in self._subtasks
         ]
+        check_drawn(self.name, seen.requests())
         return seen
 
     @property

@@ -1,10 +1,11 @@
 """Several samples of one question: how many, who makes verdicts of them, and what cannot be repeated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError
+from eval_pipelines.records import Request
 
 
 def n_repeats(spec: BenchmarkSpec, of_task: int | None) -> int:
@@ -45,6 +46,19 @@ def check_repeats(benchmark: str, spec: BenchmarkSpec, task: Any) -> None:
     )
     if other:
         raise ConfigError(f"{where}: {name} does not take the mean over samples for {', '.join(other)}: leave it out")
+
+
+def check_drawn(benchmark: str, requests: Iterable[Request]) -> None:
+    """Raises ConfigError where interceptors leave repeats of a question nothing that tells their answers apart."""
+    for request in requests:
+        if request.repeat == 0:
+            continue
+        if request.operation != "loglikelihood" and request.params.get("temperature") == 0:
+            raise ConfigError(
+                f"benchmarks.{benchmark}.repeats: an interceptor sets the temperature to 0, at which a question has the "
+                f"same answer each time. Take it out, or set `repeats: 1`."
+            )
+        return
 
 
 def _takes_several(steps: list[tuple[str, int]], has_scorer: bool) -> bool:

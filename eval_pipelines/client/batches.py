@@ -99,7 +99,9 @@ def _share_tokens(told: Sequence[dict[str, Any]]) -> None:
     answers = [one for one in told if "failure" not in one]
     total = answers[0].get("completion_tokens")
     for answer in answers[1:]:
-        answer["prompt_tokens"] = None if answer.get("prompt_tokens") is None else 0
+        for name in ("prompt_tokens", "cached_prompt_tokens"):
+            if answer.get(name) is not None:
+                answer[name] = 0
     if total is None:
         return
     ends = [0, *accumulate(len(answer.get("text") or "") + 1 for answer in answers)]

@@ -147,7 +147,7 @@ class _Run:
                         continue
                     if response.is_answer:
                         self.journal.append(response, request.place)
-                    self.report.count(response)
+                    self.report.count(response, is_of_same_reply=request is not part[0])
                     self.on_outcome(request, response)
                 if self.report.stopped or self._budget_is_broken():
                     return

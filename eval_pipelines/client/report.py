@@ -72,11 +72,11 @@ class AskReport:
             "inter_token_p95_s": _percentile(self.inter_tokens_s, 0.95),
         }
 
-    def count(self, response: Response) -> None:
-        """Add one final outcome."""
+    def count(self, response: Response, *, is_of_same_reply: bool = False) -> None:
+        """Add one final outcome. `is_of_same_reply`: the same HTTP reply told the one before."""
         self.n_attempts += response.n_attempts
         if response.failure:
-            self._count_failure(response.failure)
+            self._count_failure(response.failure, is_of_same_reply)
             return
         self.n_answered += 1
         self.n_denied_in_a_row = 0
@@ -90,11 +90,11 @@ class AskReport:
         self.completion_tokens += response.completion_tokens or 0
         self.cached_prompt_tokens += response.cached_prompt_tokens or 0
 
-    def _count_failure(self, failed: Failure) -> None:
+    def _count_failure(self, failed: Failure, is_of_same_reply: bool) -> None:
         self.n_failed += 1
         self.failures[failed.kind] += 1
         self.first_failure = self.first_failure or failed.message
-        if not POLICIES[failed.kind].stops_asking:
+        if is_of_same_reply or not POLICIES[failed.kind].stops_asking:
             return
         self.n_denied_in_a_row += 1
         if self.n_denied_in_a_row == N_TO_STOP and not self.stopped:

@@ -9,7 +9,7 @@ import pytest
 
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.errors import ConfigError
-from eval_pipelines.records import FailureKind, Metric, Response
+from eval_pipelines.records import FailureKind, Metric, Request, Response
 
 WARM = {"temperature": 0.7}
 SEVERAL = (
@@ -17,6 +17,22 @@ SEVERAL = (
     "{name: vote-3, filter: [{function: take_first_k, k: 3}, {function: regex, regex_pattern: '(\\d+)'}, "
     "{function: majority_vote}, {function: take_first}]}",
 )
+
+
+class Cold:
+    """A chain that sets the temperature to 0."""
+
+    reads_answers = False
+
+    def request(self, request: Request) -> Request:
+        return request.model_copy(update={"params": {**request.params, "temperature": 0}})
+
+
+def test_an_interceptor_that_makes_all_repeats_the_same_is_refused(gsm8k) -> None:
+    benchmark = gsm8k(repeats=3, generation=WARM)
+    with pytest.raises(ConfigError, match=r"benchmarks\.gsm8k\.repeats: an interceptor sets the temperature to 0"):
+        benchmark.seen_through(Cold())
+    assert [one.params["temperature"] for one in gsm8k(limit=1).seen_through(Cold()).requests()] == [0]
 
 
 @pytest.fixture

@@ -125,6 +125,12 @@ def test_tokens_are_counted_once(texts, n_tokens) -> None:
     assert sum(one["completion_tokens"] for one in found) == n_tokens
 
 
+def test_cached_tokens_of_the_prompt_are_counted_once_as_the_prompt_is() -> None:
+    usage = {"prompt_tokens": 11, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}}
+    found = read(2, reply("a", "b", usage=usage))
+    assert [one["cached_prompt_tokens"] for one in found] == [8, 0]
+
+
 def test_the_longer_text_has_more_of_the_tokens() -> None:
     first, second = read(2, reply("x" * 9, "x" * 29, n_tokens=40))
     assert (first["completion_tokens"], second["completion_tokens"]) == (10, 30)
@@ -265,3 +271,9 @@ async def test_two_clients_together_have_no_more_answers_in_flight_than_one(faul
     told = await asyncio.gather(*(ask_all(faulty, *one, endpoint=shared) for one in zip(folders, asked, strict=True)))
     assert [report.n_answered for report, _ in told] == [96, 96]
     assert faulty.stats()["most_choices_on_wire"] == 16
+
+
+async def test_one_denied_reply_to_several_is_one_in_a_row(faulty, tmp_path) -> None:
+    faulty.set(faults=[{"kind": "404", "match": "Question 3?"}])
+    report, _ = await ask_all(faulty, tmp_path, questions(20, 8), endpoint={"max_in_flight": 8})
+    assert (report.stopped, report.n_answered) == ("", 19 * 8)

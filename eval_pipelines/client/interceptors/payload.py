@@ -99,6 +99,8 @@ def request(spec: Spec, request: Request) -> Request:
     added = spec.params_to_add
     if request.operation == "loglikelihood":
         added = {name: value for name, value in added.items() if name not in _DRAWS}
+    if isinstance(added.get("seed"), int):  # one seed for all repeats would draw one answer for all
+        added = {**added, "seed": added["seed"] + request.repeat}
     params = merged(renamed(removed(request.params, {*spec.params_to_remove}), spec.params_to_rename), added)
     return request if params == request.params else request.model_copy(update={"params": params})
 

@@ -81,6 +81,12 @@ async def test_the_server_is_sent_what_the_digest_stands_for(asking, chat, fault
 # payload, drop_params
 
 
+def test_an_added_seed_is_another_for_each_repeat(chain, chat) -> None:
+    asked = chain({"payload": {"params_to_add": {"seed": 7}}})
+    repeats = [chat("?", seed=1234 + n).model_copy(update={"repeat": n}) for n in range(3)]
+    assert [asked.request(one).params["seed"] for one in repeats] == [7, 8, 9]
+
+
 async def test_parameters_are_removed_renamed_and_added_in_nested_objects(asking, chat, faulty) -> None:
     faulty.set(records=True)
     given = {"seed": 1, "extra": {"seed": 2, "old": [{"old": 3}], "kept": 4}, "max_tokens": 5}
