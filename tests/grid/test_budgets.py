@@ -40,7 +40,7 @@ def test_a_used_up_budget_ends_a_cell_with_its_answers_landed_and_the_rest_is_as
         "The budget begins anew at 00:00 UTC",
         "raise deployments.mock.daily_tokens in evals.yaml",
         f"{100 - n_first} of 100 requests were not asked. The {n_first} answers are landed",
-        "materializing again continues where this stopped",
+        "materialize again to ask only the rest",
     ):
         assert words in told["stderr"]
     assert spent_today(project.data / "leases", time.time())[0].tokens <= 4_000
