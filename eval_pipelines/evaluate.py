@@ -196,6 +196,7 @@ def _plan(benchmark: Benchmark, known: Known, journal: Journal, others: Callable
     for request in benchmark.requests():
         d = request.digest
         (plan.earlier if d in answered else plan.recovered if d in left_over else plan.missing).add(d)
+    plan.since = min((answered[d] for d in plan.earlier), default=plan.since)
     plan.n_requests = len(plan.earlier) + len(plan.recovered) + len(plan.missing)
     return plan
 

@@ -204,6 +204,9 @@ class Evaluation(Record):
     n_requests: int = Field(ge=0)
     n_answered: int = Field(ge=0)
     n_reused: int = Field(ge=0, description="Answered by earlier evidence of the same model version.")
+    answers_since: datetime | None = Field(
+        default=None, description="No answer of another try that was asked earlier is used or graded; None: any may be."
+    )
     n_failed: int = Field(ge=0)
     failures: str = Field(description="JSON: failure kind → count.")
     is_within_budget: bool
