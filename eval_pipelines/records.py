@@ -227,6 +227,11 @@ class Evaluation(Record):
     project_version: str
     recorded_at: datetime
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every request was asked, and few enough failed: asking did not stop before its end."""
+        return self.is_within_budget and self.n_answered + self.n_failed >= self.n_requests
+
 
 class ServerMetrics(Record):
     """What one server told of itself at one moment, or why it told nothing. None: it does not tell that one.

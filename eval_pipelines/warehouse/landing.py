@@ -143,12 +143,17 @@ class Landing:
         wanted = (ds.field("fingerprint") == fingerprint) & ds.field("failure_kind").is_null()
         if with_greedy:
             wanted &= ds.field("logprob").is_null() | ~ds.field("is_greedy").is_null()
-        found: dict[str, datetime] = {}
-        for row in self._responses(model_key, wanted, ["request_digest", "asked_at"]):
-            digest_, asked_at = row["request_digest"], row["asked_at"]
-            if digest_ not in found or found[digest_] < asked_at:
-                found[digest_] = asked_at
-        return found
+        return _asked_at(self._responses(model_key, wanted, ["request_digest", "asked_at"]))
+
+    def unfinished(self, model_key: ModelKey | str, benchmark: str, evaluation_id: str) -> dict[str, datetime]:
+        """When each answer was asked for that tries at this evaluation landed since one was complete. Raises WarehouseError."""
+        tries = _parquet_files(self._cell(str(model_key), benchmark, "evaluations"), f"{evaluation_id}-")
+        found = [Evaluation.model_validate(row) for row in _read("evaluations", tries)]
+        wanted = ds.field("failure_kind").is_null()
+        if complete := [one.recorded_at for one in found if one.is_complete]:
+            wanted &= ds.field("asked_at") > pa.scalar(max(complete), response_rows.TIME)
+        files = _parquet_files(self._cell(str(model_key), benchmark, "responses"), f"{evaluation_id}-")
+        return _asked_at(_read("responses", files, ["request_digest", "asked_at"], wanted))
 
     def responses_for(
         self, model_key: ModelKey | str, fingerprint: str, digests: Collection[str], *, of: Evaluation | None = None
@@ -223,8 +228,17 @@ class Landing:
         return write_new(target, write)
 
 
-def _parquet_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[!.]*.parquet"))
+def _asked_at(rows: Iterable[Row]) -> dict[str, datetime]:
+    found: dict[str, datetime] = {}
+    for row in rows:
+        digest_, asked_at = row["request_digest"], row["asked_at"]
+        if digest_ not in found or found[digest_] < asked_at:
+            found[digest_] = asked_at
+    return found
+
+
+def _parquet_files(folder: Path, start: str = "") -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*.parquet") if path.name.startswith(start))
 
 
 def _read(

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from eval_pipelines.client.interceptors.caching import Spec
 from eval_pipelines.config import BenchmarkSpec, InterceptorEntry
 from eval_pipelines.endpoint import DailyBudget, Endpoint
 from eval_pipelines.evaluate import Asked, ask_benchmark
+from eval_pipelines.evaluation_record import evaluation_id
 from eval_pipelines.records import Evaluation, Response, utc_now
 from eval_pipelines.warehouse.landing import Landing
 from tests.core.test_evaluate import MODEL, Questions
@@ -50,7 +52,8 @@ class Cell:
             if not reuse:
                 return {}
             answered = self.landing.answered(MODEL.key, MODEL.fingerprint)
-            return chain.reusable(answered, self.questions.requests(), utc_now())
+            begun = partial(self.landing.unfinished, MODEL.key, "sums", evaluation_id(MODEL, self.questions, None))
+            return chain.reusable(answered, self.questions.requests(), utc_now(), begun)
 
         def land(evaluation: Evaluation, new: Any) -> None:
             self.landing.land_responses(evaluation, new)
@@ -111,3 +114,28 @@ async def test_what_a_killed_run_was_answered_before_is_graded(cell) -> None:
             await cell.ask()
     asked = await cell.ask(reuse=False)
     assert (asked.n_recovered, len(cell.graded())) == (40, 40)
+
+
+@pytest.mark.parametrize("caching", [{"reuse": "never"}, {"reuse": "only_greedy"}, {"max_age_days": 1e-9}])
+async def test_what_may_not_be_reused_is_asked_to_its_end_over_several_days_of_a_budget(cell, faulty, caching) -> None:
+    await cell.ask()
+    faulty.set()
+    days = [(await cell.ask(caching=caching, tokens=200)).evaluation.n_answered for _ in range(3)]
+    assert days == sorted({*days})
+    assert days[-1] == faulty.stats()["requests"] == len(cell.graded()) == 40
+
+
+async def test_once_it_came_to_its_end_it_is_asked_anew(cell, faulty) -> None:
+    for tokens in (200, None, None):
+        asked = await cell.ask(caching={"reuse": "never"}, tokens=tokens)
+    assert (asked.evaluation.n_reused, asked.report.n_answered) == (0, 40)
+
+
+async def test_what_failed_over_budget_is_asked_again_without_the_rest(cell, faulty) -> None:
+    faulty.set(faults=[{"kind": "400", "match": f" {i} +"} for i in range(15, 40)])
+    first = await cell.ask(caching={"reuse": "never"})
+    faulty.change(faults=[])
+    second = await cell.ask(caching={"reuse": "never"})
+    assert not first.evaluation.is_within_budget
+    assert second.evaluation.n_reused == first.evaluation.n_answered > 0
+    assert len(cell.graded()) == 40
