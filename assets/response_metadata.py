@@ -89,7 +89,8 @@ def _plain(value: object) -> dg.MetadataValue:
 def _preview(asked: "Asked", benchmark: "Benchmark", warehouse: WarehouseResource) -> str:
     one = asked.evaluation
     first = list(itertools.islice(benchmark.requests(), _N_PREVIEW))
-    responses = warehouse.landing.responses_for(one.model_key, one.fingerprint, {request.digest for request in first})
+    digests = {request.digest for request in first}
+    responses = warehouse.landing.responses_for(one.model_key, one.fingerprint, digests, of=one)
     lines = ["| sample | asked | answered |", "|---|---|---|"]
     for request in first:
         response = responses.get(request.digest)

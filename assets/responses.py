@@ -3,6 +3,7 @@
 import asyncio
 import os
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -128,9 +129,9 @@ async def _ask(
     def known() -> "Mapping[str, datetime]":
         if not config.reuse:
             return {}
-        with_greedy = "top_logprobs" in benchmark.needs
-        answered = landing.answered(model.key, model.fingerprint, with_greedy=with_greedy)
-        return chain.reusable(answered, benchmark.requests(), utc_now())
+        answered = landing.answered(model.key, model.fingerprint, with_greedy="top_logprobs" in benchmark.needs)
+        begun = partial(landing.unfinished, model.key, benchmark.name, key)
+        return chain.reusable(answered, benchmark.requests(), utc_now(), begun)
 
     with AskingProgress(context, f"{model.key} {benchmark.name}") as progress:
         asked = await ask_benchmark(

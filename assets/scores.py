@@ -46,7 +46,7 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
             chain = benchmarks.chain(name, key)
             _check_asked_so(evaluation, benchmark, asked_as(chain.of_model), parameters)
             digests = {request.digest for request in benchmark.requests()}
-            responses = landing.responses_for(key, evaluation.fingerprint, digests)
+            responses = landing.responses_for(key, evaluation.fingerprint, digests, of=evaluation)
             graded, metrics = benchmark.grade(responses)
             path = landing.land_scores(
                 evaluation,

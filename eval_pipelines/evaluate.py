@@ -18,11 +18,12 @@ from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client import order
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.interception import Interceptor
-from eval_pipelines.client.journal import Journal, entries
+from eval_pipelines.client.journal import Journal, entries, unheld
 from eval_pipelines.client.report import AskReport, Progress
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import FailureBudgetError
 from eval_pipelines.evaluation_record import Plan, evaluation_id, evaluation_of
+from eval_pipelines.keys import digest
 from eval_pipelines.models import Model
 from eval_pipelines.records import Evaluation, Place, Request, Response
 
@@ -109,10 +110,10 @@ async def ask_benchmark(
         WarehouseError: the disk is full. Every answer so far is in the journal.
     """
     key = evaluation_id(model, benchmark, limit)
-    journal = Journal(journals / f"{key}.jsonl")
+    journal, others = journal_of(journals, model, key)
     await _open_in_turn(journal, on_wait)
     try:
-        plan = _plan(benchmark, known(), journal.path)
+        plan = _plan(benchmark, known, journal, others)
         n_missing, failed = len(plan.missing), dict[str, tuple[Place, Response]]()
         report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
         if plan.missing and open_endpoint is not None:
@@ -155,11 +156,47 @@ def _keep_failure(failed: dict[str, tuple[Place, Response]], request: Request, r
         failed[request.digest] = (request.place, response)
 
 
-def _plan(benchmark: Benchmark, known: Container[str], journal: Path) -> Plan:
-    plan, left_over = Plan(), {response.request_digest for _, response in _usable(benchmark, journal)}
+def journal_of(journals: Path, model: Model, key: str) -> tuple[Journal, Callable[[], list[Path]]]:
+    """The journal of an evaluation, and how to find the others that hold answers of this model version."""
+    version = digest([str(model.key), model.fingerprint], n_bytes=6)
+    path, by_id_alone = journals / f"{version}-{key}.jsonl", journals / f"{key}.jsonl"  # as earlier releases named it
+    return Journal(path), lambda: [by_id_alone, *sorted({*journals.glob(f"{version}-*.jsonl")} - {path})]
+
+
+def _take_over(benchmark: Benchmark, known: Container[str], journal: Journal, left_behind: Sequence[Journal]) -> None:
+    """Move what killed runs were answered into this journal, as far as it is wanted here: the rest stays.
+
+    Their evaluations have other names: `repeats`, `limit` or the questions were changed since.
+    """
+    if not left_behind:
+        return
+    needs_greedy = "top_logprobs" in benchmark.needs
+    asked = {request.digest for request in benchmark.requests()}
+    held = {response.request_digest for _, response in _usable(benchmark, journal.path)}
+
+    def wants(response: Response) -> bool | None:
+        says_more = response.is_greedy is not None and not needs_greedy
+        if not _suffices(response, needs_greedy):
+            return None
+        if response.request_digest in known or response.request_digest in held:
+            return None if says_more else False
+        held.add(response.request_digest)
+        return True
+
+    for one in left_behind:
+        one.move(journal, asked.__contains__, wants)
+
+
+def _plan(benchmark: Benchmark, known: Known, journal: Journal, others: Callable[[], list[Path]]) -> Plan:
+    # held before `known` looks: nobody lands them meanwhile
+    with unheld(others()) as left_behind:
+        answered = known()
+        _take_over(benchmark, answered, journal, left_behind)
+    plan, left_over = Plan(), {response.request_digest for _, response in _usable(benchmark, journal.path)}
     for request in benchmark.requests():
         d = request.digest
-        (plan.earlier if d in known else plan.recovered if d in left_over else plan.missing).add(d)
+        (plan.earlier if d in answered else plan.recovered if d in left_over else plan.missing).add(d)
+    plan.since = min((answered[d] for d in plan.earlier), default=plan.since)
     plan.n_requests = len(plan.earlier) + len(plan.recovered) + len(plan.missing)
     return plan
 
@@ -193,10 +230,12 @@ def _outcomes(
 def _usable(benchmark: Benchmark, journal: Path) -> Iterator[tuple[Place | None, Response]]:
     """The journal's answers that say all this benchmark needs: one asked for another may not say what is greedy."""
     needs_greedy = "top_logprobs" in benchmark.needs
-    for place, response in entries(journal):
-        lacks_greedy = response.logprob is not None and response.is_greedy is None
-        if response.is_answer and not (lacks_greedy and needs_greedy):
-            yield place, response
+    return ((place, response) for place, response in entries(journal) if _suffices(response, needs_greedy))
+
+
+def _suffices(response: Response, needs_greedy: bool) -> bool:
+    lacks_greedy = response.logprob is not None and response.is_greedy is None
+    return response.is_answer and not (lacks_greedy and needs_greedy)
 
 
 async def _open_in_turn(journal: Journal, on_wait: Callable[[], None]) -> None:

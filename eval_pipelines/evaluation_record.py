@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -24,12 +25,14 @@ class Plan:
         earlier: landed by earlier runs.
         recovered: in the journal of a run that did not finish.
         missing: to be asked; empties while they are.
+        since: when the oldest of the earlier answers was asked for; now if there are none.
     """
 
     earlier: set[str] = field(default_factory=set)
     recovered: set[str] = field(default_factory=set)
     missing: set[str] = field(default_factory=set)
     n_requests: int = 0
+    since: datetime = field(default_factory=utc_now)
 
 
 def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
@@ -80,6 +83,7 @@ def evaluation_of(
         n_requests=n_requests,
         n_answered=n_answered,
         n_reused=len(plan.earlier),
+        answers_since=plan.since,
         n_failed=report.n_failed,
         failures=json.dumps({kind.value: n for kind, n in report.failures.items()}, sort_keys=True),
         is_within_budget=n_answered == n_requests or (n_requests - n_answered) / n_requests <= spec.max_failed_share,

@@ -204,6 +204,9 @@ class Evaluation(Record):
     n_requests: int = Field(ge=0)
     n_answered: int = Field(ge=0)
     n_reused: int = Field(ge=0, description="Answered by earlier evidence of the same model version.")
+    answers_since: datetime | None = Field(
+        default=None, description="No answer of another try that was asked earlier is used or graded; None: any may be."
+    )
     n_failed: int = Field(ge=0)
     failures: str = Field(description="JSON: failure kind → count.")
     is_within_budget: bool
@@ -223,6 +226,11 @@ class Evaluation(Record):
     asked_by: str = Field(default="", description="Who or what started the run.")
     project_version: str
     recorded_at: datetime
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every request was asked, and few enough failed: asking did not stop before its end."""
+        return self.is_within_budget and self.n_answered + self.n_failed >= self.n_requests
 
 
 class ServerMetrics(Record):

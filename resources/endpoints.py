@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class EndpointsResource(ConfiguredResource):
     """Leases on model endpoints. An asset never sees an address it did not lease."""
 
-    # server → lock: a run grades between two benchmarks, and its server must outlast that
-    _held: dict[Model, "Hold"] | None = PrivateAttr(default=None)
+    # (model, server id) → lock: a run grades between two benchmarks, and its server must outlast that
+    _held: dict[tuple[Model, str], "Hold"] | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - as Dagster calls it
         """From here to the end of the run, a server that was leased once stays."""
@@ -58,16 +58,16 @@ class EndpointsResource(ConfiguredResource):
     ) -> AsyncIterator[Endpoint]:
         """Borrow an endpoint that serves `model`. Raises StartError, NotReadyError, WrongModelError, UnsupportedError."""
         # the HTTP stack: only a step that asks pays for it
-        from eval_pipelines.serving.lease import hold, lease
+        from eval_pipelines.serving.lease import hold, lease, server_id
 
         config = self.config
         # Keys are read by the name that the configuration gives, at the moment a lease needs them.
         leases = config.data_root / "leases"
         deployment = config.deployment(model.deployment)
-        # a server that this run keeps for other bytes would wait for this very run
-        for other, lock in (self._held or {}).items():
-            if other != model:
-                lock.release()
+        key = (model, server_id(model, deployment))
+        # what this run keeps for other bytes, or as evals.yaml had it before an edit, would wait for this very run
+        for other in [each for each in self._held or {} if each != key]:
+            (self._held or {}).pop(other).release()
         async with lease(
             model,
             deployment,
@@ -83,6 +83,6 @@ class EndpointsResource(ConfiguredResource):
                     f"{model.key}: its weights were overwritten while the server loaded them. Nothing was asked; "
                     f"materialize again once they are finished."
                 )
-            if self._held is not None and deployment.is_started_here and model not in self._held:
-                self._held[model] = hold(model, deployment, leases=leases, who=who)
+            if self._held is not None and deployment.is_started_here and key not in self._held:
+                self._held[key] = hold(model, deployment, leases=leases, who=who)
             yield chain.endpoint(endpoint, os.environ) if chain else endpoint

@@ -56,17 +56,31 @@ class Chain:
         return "; ".join(filter(None, found)) or None
 
     def reusable(
-        self, answered: Mapping[str, datetime], requests: Iterable[Request], now: datetime
+        self,
+        answered: Mapping[str, datetime],
+        requests: Iterable[Request],
+        now: datetime,
+        unfinished: Callable[[], Mapping[str, datetime]] = dict,
     ) -> Mapping[str, datetime]:
-        """When each landed answer that may be used again was asked for, by request digest."""
+        """When each landed answer that may be used again was asked for, by request digest.
+
+        Args:
+            unfinished: those of tries that were stopped may be, whatever the rules say: otherwise what takes several
+                days of a budget would begin anew each day. Looked up only if there are rules.
+        """
         rules = self._way_out["reuses"]
         if not rules:
             return answered
         asked = {request.digest: request for request in requests}
+        begun = unfinished()
         return {
             digest: asked_at
             for digest, asked_at in answered.items()
-            if digest in asked and all(may(spec, asked[digest], asked_at, now) for _, may, spec in rules)
+            if digest in asked
+            and (
+                (digest in begun and begun[digest] <= asked_at)
+                or all(may(spec, asked[digest], asked_at, now) for _, may, spec in rules)
+            )
         }
 
     def endpoint(self, endpoint: Endpoint, environment: Mapping[str, str]) -> Endpoint:

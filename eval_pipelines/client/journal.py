@@ -3,6 +3,9 @@
 One file per evaluation, one JSON line per answer. A line is written with one system call to a file opened
 for appending, so a kill -9 at any moment leaves at most a torn last line, which readers skip. Failures are
 not written: they cost nothing to ask again.
+
+What a killed run leaves is taken over by the next evaluation of the same model version that wants it, under whatever
+name it was written.
 """
 
 import errno
@@ -11,7 +14,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -91,6 +95,51 @@ class Journal:
         """Every answer written so far, by request digest."""
         return {response.request_digest: response for response in read(self.path)}
 
+    def move(self, to: "Journal", which: Callable[[str], bool], wants: Callable[[Response], bool | None]) -> None:
+        """Move answers to another journal; both are held. One is there before it is gone here: a kill doubles it at most.
+
+        Args:
+            which: by request digest, whether to look at an answer at all.
+            wants: True: move it. False: drop it. None: leave it.
+
+        Raises:
+            WarehouseError: the disk is full. Nothing is lost.
+        """
+        aside, gone, n_lines = self.path.with_suffix(".left"), set(), 0
+        try:
+            with self.path.open("rb") as file:
+                for n_lines, line in enumerate(file, 1):
+                    # what another release wrote, and this one cannot read, stays
+                    with suppress(ValueError, TypeError, AttributeError):
+                        told = json.loads(line)
+                        if not which(told.get("request_digest")):
+                            continue
+                        told.pop("place", None)  # it may be asked at another one now
+                        response = Response.model_validate(told)
+                        if (wanted := wants(response)) is None:
+                            continue
+                        if wanted:
+                            to.append(response)
+                        gone.add(n_lines)
+            if gone:
+                to.sync()
+            if len(gone) == n_lines:
+                self.remove()
+            elif gone:
+                with self.path.open("rb") as file, aside.open("wb") as left:
+                    left.writelines(line for n, line in enumerate(file, 1) if n not in gone)
+                    left.flush()
+                    os.fsync(left.fileno())
+                aside.replace(self.path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)  # nobody else's: it is only ever written by who holds this journal
+            raise _not_written(self.path, error) from error
+
+    def sync(self) -> None:
+        """See that what is written outlives a power loss. Raises OSError."""
+        assert self._fd is not None, "the journal is not open"
+        os.fsync(self._fd)
+
     def remove(self) -> None:
         """Delete the file: its answers are landed. Only while open, so that nobody else is appending."""
         assert self._fd is not None, "the journal is not open"
@@ -109,6 +158,18 @@ class Journal:
                 return
             position = start
         os.ftruncate(fd, 0)
+
+
+@contextmanager
+def unheld(paths: Iterable[Path]) -> Iterator[list[Journal]]:
+    """Those of these journals that are there and that nobody holds: held until the context closes."""
+    with ExitStack() as stack:
+        found = []
+        for path in paths:
+            with suppress(BlockingIOError):
+                if path.exists():
+                    found.append(stack.enter_context(Journal(path)))
+        yield found
 
 
 def read(path: Path) -> Iterator[Response]:

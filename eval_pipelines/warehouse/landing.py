@@ -14,7 +14,7 @@ import itertools
 from collections.abc import Collection, Container, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -22,15 +22,14 @@ import pyarrow.parquet as pq
 
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.keys import ModelKey, digest
-from eval_pipelines.records import Evaluation, Failure, Metric, Place, Request, Response, Sample, Score, ServerMetrics
-from eval_pipelines.warehouse import lengths
+from eval_pipelines.records import Evaluation, Metric, Place, Request, Response, Sample, Score, ServerMetrics
+from eval_pipelines.warehouse import lengths, response_rows
 from eval_pipelines.warehouse.files import safe_name, write_new
+from eval_pipelines.warehouse.response_rows import Row
 from eval_pipelines.warehouse.shapes import arrow_schema, check_shape
 
 ROWS_PER_GROUP = 5_000
 _FEW = 1_000
-
-Row = dict[str, Any]
 
 
 class Landing:
@@ -63,7 +62,7 @@ class Landing:
 
         Answers that earlier evidence gave (`answered`) are not landed again. Raises WarehouseError.
         """
-        rows = (_response_row(evaluation, request, response) for request, response in responses)
+        rows = (response_rows.row_of(evaluation, request, response) for request, response in responses)
         first = next(rows, None)
         if first is None:
             return None
@@ -144,23 +143,38 @@ class Landing:
         wanted = (ds.field("fingerprint") == fingerprint) & ds.field("failure_kind").is_null()
         if with_greedy:
             wanted &= ds.field("logprob").is_null() | ~ds.field("is_greedy").is_null()
-        found: dict[str, datetime] = {}
-        for row in self._responses(model_key, wanted, ["request_digest", "asked_at"]):
-            digest_, asked_at = row["request_digest"], row["asked_at"]
-            if digest_ not in found or found[digest_] < asked_at:
-                found[digest_] = asked_at
-        return found
+        return _asked_at(self._responses(model_key, wanted, ["request_digest", "asked_at"]))
+
+    def unfinished(self, model_key: ModelKey | str, benchmark: str, evaluation_id: str) -> dict[str, datetime]:
+        """When each answer was asked for that tries at this evaluation landed since one was complete. Raises WarehouseError."""
+        tries = _parquet_files(self._cell(str(model_key), benchmark, "evaluations"), f"{evaluation_id}-")
+        found = [Evaluation.model_validate(row) for row in _read("evaluations", tries)]
+        wanted = ds.field("failure_kind").is_null()
+        if complete := [one.recorded_at for one in found if one.is_complete]:
+            wanted &= ds.field("asked_at") > pa.scalar(max(complete), response_rows.TIME)
+        files = _parquet_files(self._cell(str(model_key), benchmark, "responses"), f"{evaluation_id}-")
+        return _asked_at(_read("responses", files, ["request_digest", "asked_at"], wanted))
 
     def responses_for(
-        self, model_key: ModelKey | str, fingerprint: str, digests: Collection[str]
+        self, model_key: ModelKey | str, fingerprint: str, digests: Collection[str], *, of: Evaluation | None = None
     ) -> dict[str, Response]:
-        """The newest answer to each of these requests, or its newest failure if none. Raises WarehouseError."""
+        """The newest answer to each of these requests, or its newest failure if none.
+
+        Args:
+            of: only what this evaluation could use. A failure of its own is no answer because there was one before.
+
+        Raises:
+            WarehouseError: a file of another shape.
+        """
         keep = set(digests)
         wanted = ds.field("fingerprint") == fingerprint
+        if of is not None and of.answers_since is not None:
+            is_own = (ds.field("evaluation_id") == of.evaluation_id) & (ds.field("run_id") == of.run_id)
+            wanted &= is_own | (ds.field("asked_at") >= pa.scalar(of.answers_since, response_rows.TIME))
         if len(keep) <= _FEW:  # a filter of many values is slower than a look at each row
             wanted &= ds.field("request_digest").isin(sorted(keep))
         rows = (row for row in self._responses(model_key, wanted) if row["request_digest"] in keep)
-        return _newest(rows)
+        return response_rows.newest(rows, of)
 
     def expected_tokens(self, model_key: ModelKey | str, benchmark: str, wanted: Container[str]) -> dict[str, int]:
         """Completion tokens by request digest, as earlier answers had them: of this model, of its family, of others.
@@ -193,7 +207,7 @@ class Landing:
     ) -> Iterator[Row]:
         folder = self.folder / "responses" / f"model={safe_name('model key', str(model_key))}"
         files = sorted(folder.glob("benchmark=*/[!.]*.parquet"))
-        return _read("responses", files, columns or _RESPONSE_COLUMNS, wanted)
+        return _read("responses", files, columns or response_rows.COLUMNS, wanted)
 
     def _cell(self, model_key: str, benchmark: str, kind: str) -> Path:
         model, name = safe_name("model key", model_key), safe_name("benchmark", benchmark)
@@ -214,68 +228,17 @@ class Landing:
         return write_new(target, write)
 
 
-_RESPONSE_COLUMNS = [
-    "request_digest",
-    "text",
-    "reasoning",
-    "logprob",
-    "is_greedy",
-    "failure_kind",
-    "failure_message",
-    "http_status",
-    "finish_reason",
-    "n_attempts",
-    "latency_s",
-    "ttft_s",
-    "inter_token_s",
-    "prompt_tokens",
-    "completion_tokens",
-    "cached_prompt_tokens",
-    "asked_at",
-]
-
-
-def _response_row(evaluation: Evaluation, request: Request | Place, response: Response) -> Row:
-    if isinstance(request, Request) and response.request_digest != request.digest:
-        raise WarehouseError(
-            f"the response {response.request_digest} was handed in for request {request.digest} "
-            f"of sample {request.sample_id!r}: it would be found under the wrong question."
-        )
-    failure = response.failure
-    return {
-        **{name: getattr(evaluation, name) for name in ("evaluation_id", "run_id", "model_key", "fingerprint")},
-        "benchmark": evaluation.benchmark,
-        "ask_version": evaluation.ask_version,
-        **{name: getattr(request, name) for name in ("sample_id", "subtask", "part", "repeat", "operation")},
-        **response.model_dump(exclude={"failure"}),
-        "failure_kind": failure.kind.value if failure else None,
-        "failure_message": failure.message if failure else None,
-        "http_status": failure.http_status if failure else None,
-    }
-
-
-def _response(row: Row) -> Response:
-    kind, message, status = row.pop("failure_kind"), row.pop("failure_message"), row.pop("http_status")
-    failure = Failure(kind=kind, message=message or "", http_status=status) if kind else None
-    return Response(failure=failure, **row)
-
-
-def _newest(rows: Iterable[Row]) -> dict[str, Response]:
-    """One response per request: an answer before a failure, then the newest."""
-    best: dict[str, Row] = {}
+def _asked_at(rows: Iterable[Row]) -> dict[str, datetime]:
+    found: dict[str, datetime] = {}
     for row in rows:
-        other = best.get(row["request_digest"])
-        if other is None or _worth(row) > _worth(other):
-            best[row["request_digest"]] = row
-    return {request_digest: _response(row) for request_digest, row in best.items()}
+        digest_, asked_at = row["request_digest"], row["asked_at"]
+        if digest_ not in found or found[digest_] < asked_at:
+            found[digest_] = asked_at
+    return found
 
 
-def _worth(row: Row) -> tuple[bool, datetime]:
-    return row["failure_kind"] is None, row["asked_at"]
-
-
-def _parquet_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("[!.]*.parquet"))
+def _parquet_files(folder: Path, start: str = "") -> list[Path]:
+    return sorted(path for path in folder.glob("[!.]*.parquet") if path.name.startswith(start))
 
 
 def _read(

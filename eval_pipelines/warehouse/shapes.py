@@ -78,6 +78,7 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "n_requests": "int",
         "n_answered": "int",
         "n_reused": "int",
+        "answers_since": "time?",
         "n_failed": "int",
         "failures": "text",
         "is_within_budget": "bool",
@@ -192,7 +193,7 @@ def duckdb_columns(kind: str) -> dict[str, str]:
 
 def time_columns(kind: str) -> list[str]:
     """The columns that hold a moment."""
-    return [name for name, typ in SHAPES[kind].items() if typ == "time"]
+    return [name for name, typ in SHAPES[kind].items() if typ.rstrip("?") == "time"]
 
 
 def check_shape(kind: str, path: Path) -> tuple[int, int]:

@@ -177,3 +177,14 @@ def test_kill_minus_nine_at_any_moment_loses_no_whole_line(tmp_path) -> None:
         with Journal(path) as journal:
             answers = list(journal.answers())
         assert answers == [f"d{i}" for i in range(path.read_bytes().count(b"\n"))]
+
+
+def test_a_line_that_another_release_wrote_is_not_taken_over_and_not_lost(tmp_path) -> None:
+    path = written(tmp_path / "j.jsonl", 2)
+    with path.open("ab") as file:
+        file.write(b'{"request_digest": "d9", "wisdom": 1}\n[]\n')
+    with Journal(path) as old, Journal(tmp_path / "new.jsonl") as new:
+        old.move(new, lambda _: True, lambda _: True)
+        assert len(new.answers()) == 2
+    assert path.read_bytes() == b'{"request_digest": "d9", "wisdom": 1}\n[]\n'
+    assert {one.name for one in tmp_path.iterdir()} == {"j.jsonl", "new.jsonl"}

@@ -18,7 +18,7 @@ from eval_pipelines.config import BenchmarkSpec, ModelEntry
 from eval_pipelines.config_prices import Price
 from eval_pipelines.endpoint import DailyBudget, Endpoint
 from eval_pipelines.errors import AskingStoppedError, FailureBudgetError, SpendingLimitError, WarehouseError
-from eval_pipelines.evaluate import Asked, ask_benchmark
+from eval_pipelines.evaluate import Asked, ask_benchmark, journal_of
 from eval_pipelines.evaluation_record import evaluation_id
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import Model
@@ -123,7 +123,7 @@ class Cell:
 
     def journal(self, questions: Questions) -> Journal:
         benchmark: Benchmark = questions  # type: ignore[assignment]
-        return Journal(self.folder / f"{evaluation_id(MODEL, benchmark, None)}.jsonl")
+        return journal_of(self.folder, MODEL, evaluation_id(MODEL, benchmark, None))[0]
 
 
 @pytest.fixture
@@ -184,6 +184,69 @@ async def test_what_a_killed_run_left_in_its_journal_is_not_asked_again(cell, fa
     asked = await cell.ask(Questions())
     assert (asked.n_recovered, faulty.stats()["requests"], asked.evaluation.n_answered) == (25, 15, 40)
     assert cell.n_rows == 40, "recovered answers are landed too"
+
+
+async def test_what_a_killed_run_left_is_not_asked_again_under_another_limit(cell, faulty, tmp_path) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response, Place("elsewhere", "sums", 0, 0, "completion"))
+    asked = await cell.ask(Questions(n=30), limit=30)
+    assert (asked.n_recovered, faulty.stats()["requests"], cell.n_rows) == (25, 5, 30)
+    assert cell.places == {one.digest: one.place for one in Questions(n=30).requests()}
+    assert list(tmp_path.iterdir()) == [], "what was left is landed"
+
+
+async def test_what_another_evaluation_does_not_want_stays_for_its_own(cell, faulty) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response)
+    first = await cell.ask(Questions(n=10), limit=10)
+    second = await cell.ask(Questions(), run_id="r2")
+    assert (first.n_recovered, second.evaluation.n_reused, second.n_recovered) == (10, 10, 15)
+    assert (cell.n_rows, faulty.stats()["requests"]) == (40, 15)
+
+
+async def test_what_a_killed_run_left_and_had_landed_is_not_landed_again_by_another_evaluation(cell, tmp_path) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response)
+            cell.landed[response.request_digest] = response
+    asked = await cell.ask(Questions(n=30), limit=30)
+    assert (asked.n_recovered, asked.evaluation.n_reused, cell.n_rows) == (0, 25, 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_run_that_is_killed_while_it_takes_over_loses_and_doubles_nothing(cell, faulty, monkeypatch) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response)
+
+    def killed(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await cell.ask(Questions(n=30), limit=30)
+    asked = await cell.ask(Questions(n=30), limit=30)
+    assert (asked.n_recovered, cell.n_rows, faulty.stats()["requests"]) == (25, 30, 5)
+
+
+async def test_a_journal_that_another_run_holds_is_left_to_it(cell, faulty) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response)
+        asked = await cell.ask(Questions(n=30), limit=30)
+        assert (asked.n_recovered, len(journal.answers())) == (0, 25)
+
+
+async def test_a_journal_under_the_name_of_an_earlier_release_is_found(cell, faulty, tmp_path) -> None:
+    benchmark: Any = Questions()
+    with Journal(tmp_path / f"{evaluation_id(MODEL, benchmark, None)}.jsonl") as journal:
+        for response in answers(Questions(), 25):
+            journal.append(response)
+    asked = await cell.ask(Questions())
+    assert (asked.n_recovered, faulty.stats()["requests"], list(tmp_path.iterdir())) == (25, 15, [])
 
 
 async def test_what_an_earlier_run_was_answered_is_not_asked_again(cell, faulty) -> None:

@@ -260,3 +260,36 @@ async def test_an_address_where_nobody_listens_is_told_plainly(tmp_path) -> None
     with pytest.raises(NotReadyError, match=r"127\.0\.0\.1:9"):
         async with borrow(tmp_path, config.deployment("one")):
             pass
+
+
+async def test_a_run_lets_go_of_its_server_once_the_configuration_says_another(tmp_path) -> None:
+    # on one GPU the new server would wait for the old one, and that one for the end of this very run
+    import dagster as dg
+
+    from resources.endpoints import EndpointsResource
+
+    (tmp_path / "weights").write_bytes(b"w")
+    where = tmp_path / "evals.yaml"
+
+    def configured(n: int) -> None:
+        argv = [sys.executable, str(SERVER), "--port", "{port}", "--model", "{model_key}"]
+        how = f"{{backend: command, argv: {argv!r}, keep_warm_s: 0.1, max_in_flight: {n}}}"
+        where.write_text(
+            f"data_root: {tmp_path}/data\nmachine: {{folder: {tmp_path}/machine}}\ndeployments: {{one: {how}}}\n"
+            f"models: {{mock@a: {{deployment: one, weights: {tmp_path}/weights}}}}\n"
+        )
+
+    configured(4)
+    endpoints = EndpointsResource(config_path=str(where))
+    endpoints.setup_for_execution(dg.build_init_resource_context())
+    rooms = []
+    for n in (4, 8, 8):
+        configured(n)
+        model = endpoints.model("mock@a")
+        rooms.append(Room(tmp_path / "data" / "leases" / server_id(model, endpoints.config.deployment("one"))))
+        async with endpoints.lease(model, needs=("chat",)):
+            pass
+        assert len(rooms[-1].holders()) == 1, "between two benchmarks the run keeps its server"
+        assert not rooms[0].holders() or n == 4
+    endpoints.teardown_after_execution(dg.build_init_resource_context())
+    await until(lambda: not any(room.has_keeper() for room in rooms))

@@ -1,7 +1,8 @@
 """caching: which landed answers of the same model version may be used again.
 
 Without it all of them are: each question is asked once per model version. Nothing is stored for it: the answers are
-those of the record. What a run that was killed had been answered is used again in any case.
+those of the record. What a run that was killed or stopped had been answered is used again in any case, until the
+evaluation is complete.
 
 Stage   reuses
 Source  NeMo Evaluator, "Caching Interceptor" (there a store of its own, and no reuse by default)
