@@ -19,6 +19,8 @@ from eval_pipelines.warehouse.shapes import SHAPES, check_shape
 
 from .builders import answer, evaluation, land, requests
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{HERE.parent}"}
 
@@ -37,8 +39,6 @@ from pathlib import Path
 from warehouse.builders import at, evaluation, land
 from eval_pipelines.warehouse.publish import publish
 import dbt_like_sql
-
-pytestmark = pytest.mark.slow
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
