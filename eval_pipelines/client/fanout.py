@@ -49,11 +49,13 @@ class Limits:
 class _Outcome:
     """What one attempt came to: Response fields of each request that it asked, or one failure for all of them.
 
-    In a reply to several, one that was left out has its `failure` as its only field.
+    In a reply to several, one that was left out has its `failure` as its only field. What an interceptor refused never
+    was on the wire, and says nothing of a server.
     """
 
     told: Sequence[dict[str, Any]] = ()
     failure: Failure | None = None
+    was_on_wire: bool = False
     retry_after_s: float | None = None
     latency_s: float = 0.0
     asked_at: datetime = field(default_factory=utc_now)
@@ -138,8 +140,7 @@ class _Run:
                 try:
                     responses = await self._until_final(client, part, n_before)
                 except StopAsking as stop:
-                    if not self.report.stopped:
-                        self.report.stopped, self.report.stopped_with = str(stop), stop.error
+                    self._stop(stop)
                     return
                 for request, response in zip(part, responses, strict=True):
                     if len(part) > 1 and self._may_be_asked_alone(response):
@@ -151,6 +152,11 @@ class _Run:
                     self.on_outcome(request, response)
                 if self.report.stopped or self._budget_is_broken():
                     return
+
+    def _stop(self, stop: StopAsking) -> None:
+        """The first one's words count."""
+        if not self.report.stopped:
+            self.report.stopped, self.report.stopped_with = str(stop), stop.error
 
     def _may_be_asked_alone(self, response: Response) -> bool:
         """A reply to several left this one out."""
@@ -183,7 +189,8 @@ class _Run:
                 policy = failures.POLICIES[failed.kind] if failed else None
                 is_gone = failed is not None and failed.kind is FailureKind.CONNECTION
                 is_well = bool(outcome.told) or (policy is not None and not policy.counts_against_server)
-                router.end(index, is_answer=is_well, is_gone=is_gone, is_fault=failed is not None)
+                was_there, is_fault = outcome.was_on_wire, failed is not None
+                router.end(index, is_answer=was_there and is_well, is_gone=is_gone, is_fault=was_there and is_fault)
             if policy and (policy.is_retried or policy.goes_elsewhere):
                 tried.add(index)
                 may_wait = policy.is_retried and not router.has_other(tried)
@@ -220,6 +227,7 @@ class _Run:
             return
         # before the clock starts: waiting is no latency
         turn = await gate.turn(client, url, batch[0], n_answers=len(batch))
+        outcome.was_on_wire = True
         outcome.asked_at, started = utc_now(), time.perf_counter()
         try:
             attempt.reply = await exchange.post(client, url, body, spoken, headers=attempt.headers)
@@ -241,7 +249,7 @@ class _Run:
                 if not outcome.told:
                     raise
                 # the answer that is there is kept, and nothing comes after it
-                self.report.stopped = self.report.stopped or str(stop)
+                self._stop(stop)
 
     def _dialect(self, operation: str) -> ModuleType:
         if operation not in self._dialects:
