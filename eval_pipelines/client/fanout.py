@@ -15,12 +15,13 @@ import httpx
 
 from eval_pipelines.client import batches, exchange, failures, gate, interception, streaming
 from eval_pipelines.client.dialects import dialect, renamed
+from eval_pipelines.client.ending import Ending, IsOver
 from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.report import AskReport, Progress
 from eval_pipelines.client.routing import Router
 from eval_pipelines.client.transport import open_client
-from eval_pipelines.endpoint import Endpoint, Replica
+from eval_pipelines.endpoint import Endpoint, Replica, Watch
 from eval_pipelines.errors import EvalPipelinesError
 from eval_pipelines.records import Failure, FailureKind, Request, Response, utc_now
 
@@ -85,7 +86,8 @@ async def ask(
 
     Returns:
         Counts by outcome, tokens and latencies. When more than `limits.max_failed_share` of the requests failed, or
-        asking was stopped (`stopped`), the rest is not asked (`n_not_asked`): the caller decides what that means.
+        asking was stopped (`stopped`), what is on the wire is awaited, and the rest is not asked, nor asked again
+        (`n_not_asked`): the caller decides what that means.
 
     Cancelling cancels what is in flight; nothing keeps running, and what was answered stays answered.
     """
@@ -131,6 +133,7 @@ class _Run:
     _router: Router
     _interceptors: Sequence[Interceptor] = ()
     _dialects: dict[str, ModuleType] = field(default_factory=dict)
+    _ending: Ending = field(default_factory=Ending)
 
     async def work(self, client: httpx.AsyncClient, source: Iterator[batches.Batch]) -> None:
         for batch in source:
@@ -141,6 +144,9 @@ class _Run:
                     responses = await self._until_final(client, part, n_before)
                 except StopAsking as stop:
                     self._stop(stop)
+                    self._ending.end()
+                    return
+                except IsOver:
                     return
                 for request, response in zip(part, responses, strict=True):
                     if len(part) > 1 and self._may_be_asked_alone(response):
@@ -151,11 +157,12 @@ class _Run:
                     self.report.count(response)
                     self.on_outcome(request, response)
                 if self.report.stopped or self._budget_is_broken():
+                    self._ending.end()
                     return
 
     def _stop(self, stop: StopAsking) -> None:
-        """The first one's words count."""
-        if not self.report.stopped:
+        """The first reason counts."""
+        if not self.report.stopped and not self._ending.is_over:
             self.report.stopped, self.report.stopped_with = str(stop), stop.error
 
     def _may_be_asked_alone(self, response: Response) -> bool:
@@ -178,6 +185,7 @@ class _Run:
         tried: set[int] = set()
         n_excused = 0
         for n_attempts in itertools.count(n_before + 1):
+            self._ending.raise_if_over()
             n_restarts = watch.n_restarts if watch else 0
             # the choices of one question share its text
             index, replica = router.begin(first.sample_id, tried=tried)
@@ -194,7 +202,7 @@ class _Run:
             if policy and (policy.is_retried or policy.goes_elsewhere):
                 tried.add(index)
                 may_wait = policy.is_retried and not router.has_other(tried)
-                if watch and may_wait and await watch.settle(time.monotonic()) != n_restarts:
+                if watch and may_wait and await self._settled(watch) != n_restarts:
                     n_excused += 1  # the server had died: that says nothing of the request
                     tried.clear()
                     continue
@@ -203,12 +211,16 @@ class _Run:
                     if not router.has_other(tried):
                         tried.clear()
                         backoff = self.limits.backoff
-                        await asyncio.sleep(
-                            backoff.wait_s(n_attempts - n_excused, outcome.retry_after_s, random.random())
-                        )
+                        wait_s = backoff.wait_s(n_attempts - n_excused, outcome.retry_after_s, random.random())
+                        with self._ending.waits():
+                            await asyncio.sleep(wait_s)
                     continue
             return _responses(batch, outcome, n_attempts)
         raise AssertionError("unreachable: the loop above only ends by returning")
+
+    async def _settled(self, watch: Watch) -> int:
+        with self._ending.waits():
+            return await watch.settle(time.monotonic())
 
     async def _attempt(
         self,
@@ -226,7 +238,8 @@ class _Run:
             interception.receive(self._interceptors, attempt)
             return
         # before the clock starts: waiting is no latency
-        turn = await gate.turn(client, url, batch[0], n_answers=len(batch))
+        with self._ending.waits():
+            turn = await gate.turn(client, url, batch[0], n_answers=len(batch))
         outcome.was_on_wire = True
         outcome.asked_at, started = utc_now(), time.perf_counter()
         try:
