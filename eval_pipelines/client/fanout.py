@@ -239,7 +239,8 @@ class _Run:
             return
         # before the clock starts: waiting is no latency
         with self._ending.waits():
-            turn = await gate.turn(client, url, batch[0], n_answers=len(batch))
+            is_again = attempt.n_attempt > 1
+            turn = await gate.turn(client, url, batch[0], n_answers=len(batch), is_again=is_again)
         outcome.was_on_wire = True
         outcome.asked_at, started = utc_now(), time.perf_counter()
         try:

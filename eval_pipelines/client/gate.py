@@ -56,7 +56,7 @@ class Gate:
             self._slots = Slots(bounds, None)
         self._held_until: dict[str, float] = {}
 
-    async def turn(self, url: str, request: Request, n_answers: int = 1) -> Turn:
+    async def turn(self, url: str, request: Request, n_answers: int = 1, *, is_again: bool = False) -> Turn:
         """Wait until `request` may be sent to `url`; `over` ends what is returned. Raises StopAsking: never today."""
         host = _host(url)
         while True:
@@ -64,7 +64,7 @@ class Gate:
             turn = Turn()
             try:
                 if self._slots is not None:
-                    turn.n_slots = await self._slots.take(n_answers)
+                    turn.n_slots = await self._slots.take(n_answers, is_again=is_again)
                 if self._is_limited and self._held_s(host) <= 0:
                     # first what may end the asking: nobody waits for a ticket in vain
                     if self._spending is not None:
@@ -127,10 +127,12 @@ class Gate:
             await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
 
 
-async def turn(client: httpx.AsyncClient, url: str, request: Request, n_answers: int = 1) -> Turn:
-    """Wait until `request` may be sent; what is returned goes to `over`."""
+async def turn(
+    client: httpx.AsyncClient, url: str, request: Request, n_answers: int = 1, *, is_again: bool = False
+) -> Turn:
+    """Wait until `request` may be sent; what is returned goes to `over`. What was asked before goes first."""
     gate: Gate | None = getattr(client, "gate", None)
-    return Turn() if gate is None else await gate.turn(url, request, n_answers)
+    return Turn() if gate is None else await gate.turn(url, request, n_answers, is_again=is_again)
 
 
 def over(client: httpx.AsyncClient, turn: Turn, told: Sequence[Mapping[str, Any]], failed: Failure | None) -> None:
