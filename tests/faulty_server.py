@@ -42,7 +42,7 @@ SEEN: Counter[str] = Counter()
 ANSWERED: Counter[str] = Counter()
 COUNTS: Counter[str] = Counter()
 TOLD: Counter[str] = Counter()  # what /metrics counts: since the start, whatever /config forgets
-ON_WIRE = {"now": 0, "choices": 0}
+ON_WIRE: list[Counter[str]] = [Counter()]  # the last one counts: what an earlier test left behind has its own
 RECORDED: list[dict[str, Any]] = []
 HOOKED: list[dict[str, Any]] = []
 ARRIVED: list[float] = []  # moments of the monotonic clock
@@ -126,15 +126,14 @@ async def complete(request: Request) -> Response:
     if SETTINGS["records"]:
         RECORDED.append({"body": body, "headers": dict(request.headers)})
     n_choices = body.get("n", 1)
-    ON_WIRE["now"] += 1
-    ON_WIRE["choices"] += n_choices
-    COUNTS["most_on_wire"] = max(COUNTS["most_on_wire"], ON_WIRE["now"])
-    COUNTS["most_choices_on_wire"] = max(COUNTS["most_choices_on_wire"], ON_WIRE["choices"])
+    on_wire = ON_WIRE[-1]
+    on_wire.update(now=1, choices=n_choices)
+    COUNTS["most_on_wire"] = max(COUNTS["most_on_wire"], on_wire["now"])
+    COUNTS["most_choices_on_wire"] = max(COUNTS["most_choices_on_wire"], on_wire["choices"])
     try:
         return await answer(request, body)
     finally:
-        ON_WIRE["now"] -= 1
-        ON_WIRE["choices"] -= n_choices
+        on_wire.subtract(now=1, choices=n_choices)
 
 
 async def pause(request: Request, seconds: float) -> None:
@@ -148,7 +147,7 @@ async def pause(request: Request, seconds: float) -> None:
 async def answer(request: Request, body: dict[str, Any]) -> Response:
     if SETTINGS["api_key"] and request.headers.get("authorization") != f"Bearer {SETTINGS['api_key']}":
         return JSONResponse({"error": {"message": "bad key"}}, 401)
-    if SETTINGS["refuses_above"] and ON_WIRE["now"] > SETTINGS["refuses_above"]:
+    if SETTINGS["refuses_above"] and ON_WIRE[-1]["now"] > SETTINGS["refuses_above"]:
         COUNTS["refused"] += 1
         return faulty({"kind": "429"})
     is_chat = "messages" in body
@@ -165,9 +164,11 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
             if fault["kind"] == "reset":
                 request.scope["reset"]()
             return faulty(fault)
+        began = ON_WIRE[-1]
         await pause(request, SETTINGS["latency_s"])
-        ANSWERED[prompt] += 1
-        COUNTS["answered"] += 1
+        if began is ON_WIRE[-1]:
+            ANSWERED[prompt] += 1
+            COUNTS["answered"] += 1
     choices = choices_to(body, prompt)
     usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": 5 * len(choices)}
     TOLD.update(usage, finished=1)
@@ -221,6 +222,7 @@ async def configure(request: Request) -> Response:
         counter.clear()
     for kept in (ARRIVED, RECORDED, HOOKED):
         kept.clear()
+    ON_WIRE[:] = [Counter()]
     return JSONResponse(SETTINGS)
 
 
@@ -231,7 +233,7 @@ async def patch(request: Request) -> Response:
 
 async def stats(_: Request) -> Response:
     return JSONResponse(
-        {**COUNTS, "n_prompts": len(SEEN), "most_asked": max(SEEN.values(), default=0), "on_wire": ON_WIRE["now"]}
+        {**COUNTS, "n_prompts": len(SEEN), "most_asked": max(SEEN.values(), default=0), "on_wire": ON_WIRE[-1]["now"]}
     )
 
 
@@ -242,7 +244,7 @@ async def metrics(request: Request) -> Response:
         await pause(request, 3600)
     if SETTINGS["metrics"]:
         return Response("not now", int(SETTINGS["metrics"]))
-    series = {"running": (ON_WIRE["now"], 0), "cache_share": (0.5, 0.25)}
+    series = {"running": (ON_WIRE[-1]["now"], 0), "cache_share": (0.5, 0.25)}
     series |= {f"{name}_total": (TOLD[name], 0) for name in ("prompt_tokens", "completion_tokens", "finished")}
     lines = [
         f'mock_{name}{{engine="{engine}",model_name="{SETTINGS["model"]}"}} {value}'

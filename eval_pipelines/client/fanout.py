@@ -15,12 +15,13 @@ import httpx
 
 from eval_pipelines.client import batches, exchange, failures, gate, interception, streaming
 from eval_pipelines.client.dialects import dialect, renamed
+from eval_pipelines.client.ending import Ending, IsOver
 from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.report import AskReport, Progress
 from eval_pipelines.client.routing import Router
 from eval_pipelines.client.transport import open_client
-from eval_pipelines.endpoint import Endpoint, Replica
+from eval_pipelines.endpoint import Endpoint, Replica, Watch
 from eval_pipelines.errors import EvalPipelinesError
 from eval_pipelines.records import Failure, FailureKind, Request, Response, utc_now
 
@@ -49,11 +50,13 @@ class Limits:
 class _Outcome:
     """What one attempt came to: Response fields of each request that it asked, or one failure for all of them.
 
-    In a reply to several, one that was left out has its `failure` as its only field.
+    In a reply to several, one that was left out has its `failure` as its only field. What an interceptor refused never
+    was on the wire, and says nothing of a server.
     """
 
     told: Sequence[dict[str, Any]] = ()
     failure: Failure | None = None
+    was_on_wire: bool = False
     retry_after_s: float | None = None
     latency_s: float = 0.0
     asked_at: datetime = field(default_factory=utc_now)
@@ -83,7 +86,8 @@ async def ask(
 
     Returns:
         Counts by outcome, tokens and latencies. When more than `limits.max_failed_share` of the requests failed, or
-        asking was stopped (`stopped`), the rest is not asked (`n_not_asked`): the caller decides what that means.
+        asking was stopped (`stopped`), what is on the wire is awaited, and the rest is not asked, nor asked again
+        (`n_not_asked`): the caller decides what that means.
 
     Cancelling cancels what is in flight; nothing keeps running, and what was answered stays answered.
     """
@@ -129,6 +133,7 @@ class _Run:
     _router: Router
     _interceptors: Sequence[Interceptor] = ()
     _dialects: dict[str, ModuleType] = field(default_factory=dict)
+    _ending: Ending = field(default_factory=Ending)
 
     async def work(self, client: httpx.AsyncClient, source: Iterator[batches.Batch]) -> None:
         for batch in source:
@@ -138,8 +143,10 @@ class _Run:
                 try:
                     responses = await self._until_final(client, part, n_before)
                 except StopAsking as stop:
-                    if not self.report.stopped:
-                        self.report.stopped, self.report.stopped_with = str(stop), stop.error
+                    self._stop(stop)
+                    self._ending.end()
+                    return
+                except IsOver:
                     return
                 for request, response in zip(part, responses, strict=True):
                     if len(part) > 1 and self._may_be_asked_alone(response):
@@ -150,7 +157,13 @@ class _Run:
                     self.report.count(response, is_of_same_reply=request is not part[0])
                     self.on_outcome(request, response)
                 if self.report.stopped or self._budget_is_broken():
+                    self._ending.end()
                     return
+
+    def _stop(self, stop: StopAsking) -> None:
+        """The first reason counts."""
+        if not self.report.stopped and not self._ending.is_over:
+            self.report.stopped, self.report.stopped_with = str(stop), stop.error
 
     def _may_be_asked_alone(self, response: Response) -> bool:
         """A reply to several left this one out."""
@@ -172,6 +185,7 @@ class _Run:
         tried: set[int] = set()
         n_excused = 0
         for n_attempts in itertools.count(n_before + 1):
+            self._ending.raise_if_over()
             n_restarts = watch.n_restarts if watch else 0
             # the choices of one question share its text
             index, replica = router.begin(first.sample_id, tried=tried)
@@ -183,11 +197,12 @@ class _Run:
                 policy = failures.POLICIES[failed.kind] if failed else None
                 is_gone = failed is not None and failed.kind is FailureKind.CONNECTION
                 is_well = bool(outcome.told) or (policy is not None and not policy.counts_against_server)
-                router.end(index, is_answer=is_well, is_gone=is_gone, is_fault=failed is not None)
+                was_there, is_fault = outcome.was_on_wire, failed is not None
+                router.end(index, is_answer=was_there and is_well, is_gone=is_gone, is_fault=was_there and is_fault)
             if policy and (policy.is_retried or policy.goes_elsewhere):
                 tried.add(index)
                 may_wait = policy.is_retried and not router.has_other(tried)
-                if watch and may_wait and await watch.settle(time.monotonic()) != n_restarts:
+                if watch and may_wait and await self._settled(watch) != n_restarts:
                     n_excused += 1  # the server had died: that says nothing of the request
                     tried.clear()
                     continue
@@ -196,12 +211,16 @@ class _Run:
                     if not router.has_other(tried):
                         tried.clear()
                         backoff = self.limits.backoff
-                        await asyncio.sleep(
-                            backoff.wait_s(n_attempts - n_excused, outcome.retry_after_s, random.random())
-                        )
+                        wait_s = backoff.wait_s(n_attempts - n_excused, outcome.retry_after_s, random.random())
+                        with self._ending.waits():
+                            await asyncio.sleep(wait_s)
                     continue
             return _responses(batch, outcome, n_attempts)
         raise AssertionError("unreachable: the loop above only ends by returning")
+
+    async def _settled(self, watch: Watch) -> int:
+        with self._ending.waits():
+            return await watch.settle(time.monotonic())
 
     async def _attempt(
         self,
@@ -219,7 +238,10 @@ class _Run:
             interception.receive(self._interceptors, attempt)
             return
         # before the clock starts: waiting is no latency
-        turn = await gate.turn(client, url, batch[0], n_answers=len(batch))
+        with self._ending.waits():
+            is_again = attempt.n_attempt > 1
+            turn = await gate.turn(client, url, batch[0], n_answers=len(batch), is_again=is_again)
+        outcome.was_on_wire = True
         outcome.asked_at, started = utc_now(), time.perf_counter()
         try:
             attempt.reply = await exchange.post(client, url, body, spoken, headers=attempt.headers)
@@ -241,7 +263,7 @@ class _Run:
                 if not outcome.told:
                     raise
                 # the answer that is there is kept, and nothing comes after it
-                self.report.stopped = self.report.stopped or str(stop)
+                self._stop(stop)
 
     def _dialect(self, operation: str) -> ModuleType:
         if operation not in self._dialects:

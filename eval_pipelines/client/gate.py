@@ -44,6 +44,7 @@ class Gate:
             url: Limiter(limit, rate.path_of(url, endpoint.key_env, endpoint.shared_folder)) for url in urls
         }
         self._spending = spending_of(endpoint)
+        self._is_limited = bool(urls) or self._spending is not None
         self._slots: Slots | None = None
         self.course: Course | None = None
         """How many were in flight; None where that does not adapt."""
@@ -55,31 +56,36 @@ class Gate:
             self._slots = Slots(bounds, None)
         self._held_until: dict[str, float] = {}
 
-    async def turn(self, url: str, request: Request, n_answers: int = 1) -> Turn:
+    async def turn(self, url: str, request: Request, n_answers: int = 1, *, is_again: bool = False) -> Turn:
         """Wait until `request` may be sent to `url`; `over` ends what is returned. Raises StopAsking: never today."""
         host = _host(url)
-        await self._until_not_held(host)
-        if self._slots is None:
-            return await self._let_through(url, request, n_answers)
-        n_slots = await self._slots.take(n_answers)
-        while self._held_s(host) > 0:  # it was told so while this one waited
-            self._slots.give(n_slots)
+        while True:
             await self._until_not_held(host)
-            n_slots = await self._slots.take(n_answers)
-        try:
-            turn = await self._let_through(url, request, n_answers)
-        except BaseException:
-            self._slots.give(n_slots)
-            raise
-        turn.n_slots = n_slots
-        return turn
+            turn = Turn()
+            try:
+                if self._slots is not None:
+                    turn.n_slots = await self._slots.take(n_answers, is_again=is_again)
+                if self._is_limited and self._held_s(host) <= 0:
+                    # first what may end the asking: nobody waits for a ticket in vain
+                    if self._spending is not None:
+                        turn.reservation = await self._spending.reserve(request, n_answers)
+                    turn.ticket = await self._ticket(url, request, n_answers)
+            except BaseException:
+                self._give_back(turn)
+                raise
+            if self._held_s(host) <= 0:
+                turn.started_at = time.monotonic()
+                return turn
+            self._give_back(turn)  # it was told so while this one waited
 
-    async def _let_through(self, url: str, request: Request, n_answers: int) -> Turn:
-        turn = Turn(await self._ticket(url, request, n_answers))
-        if self._spending is not None:
-            turn.reservation = await self._spending.reserve(request, n_answers)
-        turn.started_at = time.monotonic()
-        return turn
+    def _give_back(self, turn: Turn) -> None:
+        """Nothing was sent."""
+        if self._slots is not None and turn.n_slots:
+            self._slots.give(turn.n_slots)
+        if self._spending is not None and turn.reservation is not None:
+            self._spending.give_back(turn.reservation)
+        if turn.ticket is not None:
+            turn.ticket.limiter.give_back(turn.ticket)
 
     def over(self, turn: Turn, told: Sequence[Mapping[str, Any]], failed: Failure | None) -> None:
         """An attempt is over: Response fields of its answers, or its failure; neither if it was cancelled."""
@@ -121,10 +127,12 @@ class Gate:
             await asyncio.sleep(left_s * (1 + 0.1 * random.random()))
 
 
-async def turn(client: httpx.AsyncClient, url: str, request: Request, n_answers: int = 1) -> Turn:
-    """Wait until `request` may be sent; what is returned goes to `over`."""
+async def turn(
+    client: httpx.AsyncClient, url: str, request: Request, n_answers: int = 1, *, is_again: bool = False
+) -> Turn:
+    """Wait until `request` may be sent; what is returned goes to `over`. What was asked before goes first."""
     gate: Gate | None = getattr(client, "gate", None)
-    return Turn() if gate is None else await gate.turn(url, request, n_answers)
+    return Turn() if gate is None else await gate.turn(url, request, n_answers, is_again=is_again)
 
 
 def over(client: httpx.AsyncClient, turn: Turn, told: Sequence[Mapping[str, Any]], failed: Failure | None) -> None:

@@ -70,6 +70,11 @@ def _back_off(pace: Pace, seen: Seen, bounds: Bounds, now: float) -> bool:
     n = pace.n_fine + pace.n_broken
     if not is_refused and (n < _N_RECENT or pace.n_broken < _BROKEN_SHARE * n):
         return False
+    # who answers nobody may be gone: with less in flight that would only be noticed later
+    is_silent = not is_refused and pace.n_fine == 0
+    lowest = bounds.clamp(min(START, pace.limit)) if is_silent else bounds.floor
+    if is_silent and pace.limit <= lowest:
+        return False
     # still falling, or an outage that has nothing to do with the limit: it climbs back to where all this began
     is_same_fall = pace.phase == "climb" and (not is_refused or pace.changed_at == pace.decreased_at)
     if is_refused and not is_same_fall:
@@ -77,7 +82,7 @@ def _back_off(pace: Pace, seen: Seen, bounds: Bounds, now: float) -> bool:
         pace.patience_s = min(_LONGEST_PATIENCE_S, 2 * pace.patience_s) if is_known else _COOL_DOWN_S
     pace.top = max(pace.top, pace.limit) if is_same_fall else pace.limit
     factor = 0.5 if pace.phase == "double" else 0.8 if is_refused else 0.7
-    pace.limit = bounds.clamp(min(pace.limit - 1, pace.limit * factor))
+    pace.limit = max(lowest, bounds.clamp(min(pace.limit - 1, pace.limit * factor)))
     pace.phase, pace.other, pace.why = "climb", None, "429" if is_refused else "5xx or no reply"
     pace.decreased_at = pace.changed_at = now
     pace.refused_at = now if is_refused else pace.refused_at

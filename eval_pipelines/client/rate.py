@@ -82,6 +82,13 @@ def settle(state: State, bucket: int, n_counted: int, n_tokens: int) -> None:
     state.mean_tokens = _MEMORY_OF_MEAN * mean + (1 - _MEMORY_OF_MEAN) * n_tokens
 
 
+def give_back(state: State, bucket: int, n_counted: int) -> None:
+    """A request that was counted with `n_counted` tokens did not start."""
+    if bucket in state.buckets:
+        n, tokens = state.buckets[bucket]
+        state.buckets[bucket] = (max(0, n - 1), max(0, tokens - n_counted))
+
+
 def _gap_s(state: State, limit: PerMinute, n_tokens: int) -> float:
     """Seconds between two starts that use up the limits evenly."""
     mean = n_tokens if state.mean_tokens is None else state.mean_tokens
@@ -137,6 +144,7 @@ class Limiter:
         # one in the queue asks for all in this process: first come, first served, and no crowd at the lock
         self._queue = asyncio.Lock()
         self._unsettled: list[tuple[int, int, int]] = []
+        self._unused: list[Ticket] = []
 
     async def take(self, n_tokens: int) -> Ticket:
         """Wait until a request of so many tokens may start. Raises ConfigError where the count cannot be kept."""
@@ -152,6 +160,12 @@ class Limiter:
     def settle(self, ticket: Ticket, n_tokens: int) -> None:
         """Count what a request really took."""
         self._unsettled.append((ticket.bucket, ticket.n_tokens, n_tokens))
+        with self._state():
+            pass
+
+    def give_back(self, ticket: Ticket) -> None:
+        """What was let through was not sent: others may."""
+        self._unused.append(ticket)
         with self._state():
             pass
 
@@ -175,7 +189,10 @@ class Limiter:
     def _settle_in(self, state: State) -> None:
         for entry in self._unsettled:
             settle(state, *entry)
+        for ticket in self._unused:
+            give_back(state, ticket.bucket, ticket.n_tokens)
         self._unsettled.clear()
+        self._unused.clear()
 
 
 def _state_of(told: dict[str, Any] | None) -> State:

@@ -36,7 +36,8 @@ _SIGNALS = frozenset({FailureKind.OVERLOADED, FailureKind.TIMEOUT, FailureKind.C
 class Slots:
     """What one client may have in flight: first come, first served within, by `max_min` among all clients.
 
-    A slot is one answer: a request for several takes several.
+    A slot is one answer: a request for several takes several. What was asked before goes first: whether it ends well is
+    known sooner, and a server that answers nobody is noticed.
     """
 
     def __init__(self, bounds: Bounds, path: Path | None, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +46,7 @@ class Slots:
         self._file = SharedFile(path, _TASK, slot_bytes=_SLOT_BYTES) if path else None
         self._own = Shares()
         self._name, self._claim, self._is_member = secrets.token_hex(4), -1, False
-        self._waiting: deque[tuple[asyncio.Future[int], int]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[int], int, bool]] = deque()
         # slots taken; waited for; how many may be; how many it would get if it wanted all; wanted at most since it was
         # last told; told; held as others see it
         self._n = self._n_waited_for = self._allotment = self._fair = self._peak = self._told = self._held = 0
@@ -61,7 +62,7 @@ class Slots:
         """Slots that are taken."""
         return self._n
 
-    async def take(self, n: int = 1) -> int:
+    async def take(self, n: int = 1, *, is_again: bool = False) -> int:
         """Wait for `n` slots, or for all that this client can get; `give` back as many as were taken.
 
         Raises:
@@ -72,7 +73,9 @@ class Slots:
             self._peak = max(self._peak, self._n)
             return n_taken
         turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._waiting.append((turn, n))
+        place = (turn, n, is_again)
+        n_before = sum(again for *_, again in self._waiting) if is_again else len(self._waiting)
+        self._waiting.insert(n_before, place)
         self._n_waited_for += n
         wants = self._n + self._n_waited_for
         self._peak = max(self._peak, wants)
@@ -85,8 +88,8 @@ class Slots:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and not turn.exception():
                 self.give(turn.result())
-            elif (turn, n) in self._waiting:
-                self._waiting.remove((turn, n))
+            elif place in self._waiting:
+                self._waiting.remove(place)
                 self._n_waited_for -= n
                 self._wake()  # those behind it may need less
             raise
@@ -157,7 +160,7 @@ class Slots:
 
     def _wake(self) -> None:
         while self._waiting:
-            turn, n = self._waiting[0]
+            turn, n, _ = self._waiting[0]
             n_taken = 0 if turn.done() else self._room(n)
             if not n_taken and not turn.done():
                 return
@@ -189,7 +192,7 @@ class Slots:
                 if shares:
                     self._agree(shares, wants=max(self._peak, self._n + self._n_waited_for))
         except Exception as error:  # noqa: BLE001 - nobody awaits this function; who waits for a slot must hear of it
-            for turn, _ in self._waiting:
+            for turn, *_ in self._waiting:
                 if not turn.done():
                     turn.set_exception(error)
             self._waiting.clear()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_pipelines.client.interception import StopAsking
-from eval_pipelines.client.rate import estimate_tokens
+from eval_pipelines.client.rate import WINDOW_S, estimate_tokens
 from eval_pipelines.client.spent import (
     DAY_S,
     Amount,
@@ -98,7 +98,14 @@ class Spending:
 
     def settle(self, held: Reservation, told: Sequence[Mapping[str, Any]], failed: Failure | None) -> None:
         """An attempt is over: Response fields of its answers, or its failure; neither if it was cancelled."""
-        self._over.append((held, Amount() if is_refused(failed) else self._counted(told)))
+        self._settle(held, Amount() if is_refused(failed) else self._counted(told))
+
+    def give_back(self, held: Reservation) -> None:
+        """An attempt was not sent."""
+        self._settle(held, Amount())
+
+    def _settle(self, held: Reservation, really: Amount | None) -> None:
+        self._over.append((held, really))
         for _ in range(_N_TRIES):
             try:
                 with self._state() as state:
@@ -163,6 +170,8 @@ def spending_of(endpoint: Endpoint) -> Spending | None:
         return None
     path = path_of(budget.account, endpoint.budgets_folder)
     patience_s = endpoint.request_timeout_s + 10
+    if endpoint.requests_per_minute or endpoint.tokens_per_minute:
+        patience_s += 2 * WINDOW_S  # what is reserved may still wait for its turn
     return Spending(budget, endpoint.price, endpoint.currency, path, patience_s=patience_s)
 
 

@@ -46,9 +46,22 @@ async def ask_all(
 
 
 async def test_never_more_in_flight_than_the_endpoint_takes(faulty, tmp_path) -> None:
-    faulty.set(latency_s=0.02)
-    await ask_all(faulty, tmp_path, questions(40), 40, max_in_flight=5)
+    faulty.set(latency_s=0.05)
+    await ask_all(faulty, tmp_path, questions(25), 25, max_in_flight=5)
     assert faulty.stats()["most_on_wire"] == 5
+
+
+async def test_what_was_asked_before_a_test_began_is_not_counted_in_it(faulty, tmp_path) -> None:
+    """A request that is cancelled while its server is silent runs on for a while."""
+    faulty.set(latency_s=0.6)
+    left = asyncio.create_task(ask_all(faulty, tmp_path / "left", questions(3), 3))
+    while faulty.stats()["on_wire"] < 3:
+        await asyncio.sleep(0.01)
+    left.cancel()
+    await asyncio.wait([left])
+    faulty.set()
+    await ask_all(faulty, tmp_path, questions(5), 5, max_in_flight=1)
+    assert faulty.stats()["most_on_wire"] == 1
 
 
 async def test_requests_are_read_lazily(faulty, tmp_path) -> None:

@@ -95,8 +95,16 @@ def test_it_comes_back_after_an_outage(began_s, lasted_s) -> None:
     ends_s = began_s + lasted_s
     server = Server(latency_s=0.5, broken=lambda at, die: began_s < at < ends_s)
     asker = course(server, until_s=ends_s + 25, bounds=Bounds(2, 64), n_workers=64)
-    assert min(limits(asker, began_s, ends_s)) <= 12
+    assert min(limits(asker, began_s, ends_s)) <= 16
     assert max(limits(asker, ends_s)) >= 50
+
+
+def test_a_server_that_answers_nobody_is_asked_no_less_than_at_the_start() -> None:
+    """With one in flight, and each attempt a timeout, the budget of failures would last for hours."""
+    asker = course(Server(broken=lambda at, die: True), until_s=20, bounds=Bounds(1, 64), n_workers=64)
+    assert {*limits(asker)} == {pace.START}
+    answers_few = Server(broken=lambda at, die: die < 0.9)
+    assert min(limits(course(answers_few, until_s=20, bounds=Bounds(1, 64), n_workers=64))) < pace.START
 
 
 def test_it_finds_a_server_that_got_faster() -> None:

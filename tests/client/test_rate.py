@@ -22,8 +22,9 @@ from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.rate import Limiter, PerMinute, State, admit, estimate_tokens, settle
 from eval_pipelines.client.shared_file import SharedFile
+from eval_pipelines.client.spent import spent_today
 from eval_pipelines.client.transport import open_client
-from eval_pipelines.endpoint import Endpoint, Replica
+from eval_pipelines.endpoint import DailyBudget, Endpoint, Replica
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.records import Request
 
@@ -372,6 +373,28 @@ async def test_a_server_that_asks_to_wait_is_left_alone_by_all(faulty) -> None:
         started = time.perf_counter()
         await asyncio.gather(*(gate.turn(client, f"{faulty.url}/chat/completions", question()) for _ in range(8)))
         assert 0.45 < time.perf_counter() - started < 1.5
+
+
+@pytest.mark.parametrize("floor", [1, 8], ids=["adapting", "fixed"])
+async def test_who_waits_for_the_rate_limit_hears_of_it_too(faulty, tmp_path, floor) -> None:
+    """And what was let through meanwhile is given back: the limit, the slots and the daily budget."""
+    shared = {"shared_folder": tmp_path, "budgets_folder": tmp_path, "daily_budget": DailyBudget("a", "d", tokens=100)}
+    endpoint = Endpoint(
+        faulty.url, "mock", "hosted", max_in_flight=8, min_in_flight=floor, requests_per_minute=1_200, **shared
+    )
+    url = f"{faulty.url}/completions"
+    async with open_client(endpoint) as client:
+        waiting = [asyncio.create_task(gate.turn(client, url, question("2+2?", max_tokens=4))) for _ in range(8)]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        gate.hold(client, url, 0.3)
+        n_before = sum(task.done() for task in waiting)
+        await asyncio.sleep(0.28)
+        assert (sum(task.done() for task in waiting), n_before < 4) == (n_before, True)
+        for turn in await asyncio.wait_for(asyncio.gather(*waiting), 3):
+            gate.over(client, turn, ({"prompt_tokens": 3, "completion_tokens": 3},), None)
+    buckets = client.gate._limiters[faulty.url]._file.read()["buckets"]
+    assert (sum(n for _, n, _ in buckets), sum(tokens for _, _, tokens in buckets)) == (8, 8 * 6)
+    assert spent_today(tmp_path, time.time())[0].tokens == 8 * 6
 
 
 async def test_another_server_is_asked_meanwhile(faulty) -> None:

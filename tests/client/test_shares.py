@@ -265,6 +265,24 @@ async def test_who_is_cancelled_at_the_gate_holds_nothing(faulty) -> None:
         assert held.n_in_flight == 0
 
 
+async def test_what_was_asked_before_goes_first_in_its_own_order(tmp_path) -> None:
+    one, order = Slots(Bounds(1, 1), tmp_path / "pace-x"), []
+
+    async def take(name: str, *, is_again: bool) -> None:
+        n = await one.take(is_again=is_again)
+        order.append(name)
+        one.give(n)
+
+    await one.take()
+    names = [("a", False), ("b", False), ("again 1", True), ("c", False), ("again 2", True)]
+    waiting = [asyncio.create_task(take(name, is_again=is_again)) for name, is_again in names]
+    await asyncio.sleep(0.01)
+    one.give()
+    await asyncio.wait_for(asyncio.gather(*waiting), 2)
+    assert order == ["again 1", "again 2", "a", "b", "c"]
+    one.close()
+
+
 async def test_what_another_release_wrote_is_no_obstacle(tmp_path) -> None:
     shared = SharedFile(tmp_path / "pace-x", "share", slot_bytes=slots._SLOT_BYTES)
     with shared.draft() as draft:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -297,6 +298,32 @@ async def test_asking_stops_before_the_budget_is_exceeded_and_keeps_every_answer
     assert report.n_answered == len(answered) == faulty.stats()["answered"]
     assert (report.stopped_with, report.n_failed) == (SpendingLimitError, 0)
     assert report.stopped.startswith("daily_tokens of deployment 'mock' is used up: 300 tokens a day for http://127")
+
+
+async def test_a_used_up_budget_stops_at_once_also_where_a_rate_is_limited(faulty, tmp_path) -> None:
+    """The first request takes the only ticket of this minute; the second must not wait for one."""
+    endpoint_ = replace(endpoint(faulty, tmp_path, tokens=60), requests_per_minute=1)
+    async with open_client(endpoint_) as client:
+        url, one = f"{faulty.url}/completions", question("2+2?", max_tokens=50)
+        first = await gate.turn(client, url, one)
+        gate.over(client, first, ({"prompt_tokens": 10, "completion_tokens": 10},), None)
+        with pytest.raises(BudgetIsUsed):
+            await asyncio.wait_for(gate.turn(client, url, one), 1)
+
+
+async def test_who_is_cancelled_while_waiting_for_a_rate_has_reserved_nothing(faulty, tmp_path) -> None:
+    endpoint_ = replace(endpoint(faulty, tmp_path, tokens=200), requests_per_minute=1)
+    async with open_client(endpoint_) as client:
+        url, one = f"{faulty.url}/completions", question("2+2?", max_tokens=50)
+        await gate.turn(client, url, one)
+        used = spent_today(tmp_path, time.time())[0].tokens
+        waiting = asyncio.create_task(gate.turn(client, url, one))
+        await asyncio.sleep(0.05)
+        assert spent_today(tmp_path, time.time())[0].tokens == 2 * used
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        state = spent_today(tmp_path, time.time())[0]
+        assert (state.tokens, [*state.in_flight.values()]) == (used, [1])
 
 
 async def test_a_budget_in_money_stops_as_well(faulty, tmp_path) -> None:
