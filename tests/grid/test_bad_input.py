@@ -283,7 +283,7 @@ def leave(disk: Path, n_bytes: int) -> Path:
     return ballast
 
 
-@pytest.mark.parametrize("free_kib", [40, 72], ids=["while asking", "while landing"])
+@pytest.mark.parametrize("free_kib", [72, 104], ids=["while asking", "while landing"])
 def test_after_a_full_disk_only_what_is_missing_is_asked(project, faulty, small_disk, free_kib) -> None:
     project.env["DAGSTER_HOME"] = str(project.folder / "home")
     ballast = leave(small_disk, free_kib * 1024)
@@ -291,7 +291,7 @@ def test_after_a_full_disk_only_what_is_missing_is_asked(project, faulty, small_
     assert "Traceback" not in done.stderr
     assert (done.returncode, "No space left" in done.stderr or "the disk is full" in done.stderr) == (NOT_MINE, True)
     n_kept = sum(len(path.read_text().splitlines()) for path in (small_disk / "journal").glob("*.jsonl"))
-    assert n_kept >= 16
+    assert n_kept >= 16, done.stderr[-1500:]
     ballast.unlink()
     n_before = faulty.stats()["answered"]
     again = project.evaluate("gsm8k")

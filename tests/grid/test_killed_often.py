@@ -119,7 +119,7 @@ def killed(chaos: Chaos, mother: Any, tmp_path_factory: Any) -> Killed:
 def test_it_was_killed_twenty_times_at_all_moments(killed) -> None:
     assert len(killed.kills) == 20
     n_kept = [len(kill.kept_after) for kill in killed.kills if kill.moment == "while asking"]
-    assert (n_kept[0] > 0, n_kept[-1] < N) == (True, True), "each of them died in the middle of asking"
+    assert sum(0 < n < N for n in n_kept) >= 10, "they died in the middle of asking"
 
 
 def test_nothing_that_was_kept_is_asked_again(killed) -> None:

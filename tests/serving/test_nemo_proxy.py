@@ -152,7 +152,7 @@ async def test_without_the_slash_it_redirects_and_that_is_no_answer(proxy, tmp_p
     endpoint = Endpoint(proxy.endpoint.url, proxy.endpoint.served_name, "nemo", request_timeout_s=30)
     [told] = await answers([chat("Hi")], endpoint, tmp_path)
     assert told.failure is not None
-    assert told.failure.kind is FailureKind.REJECTED
+    assert told.failure.kind is FailureKind.DENIED
     assert "redirects" in told.failure.message
 
 

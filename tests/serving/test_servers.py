@@ -69,7 +69,10 @@ def room_of(tmp_path: Path, how, of: Model | None = None) -> Room:
 
 def is_alive(pid: int) -> bool:
     # a zombie counts as gone: PID 1 reaps when it likes
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def until(is_so, timeout_s: float = 30) -> None:
