@@ -1,6 +1,5 @@
 """A hosted address that is a real nginx or haproxy in front of two servers."""
 
-import asyncio
 import shutil
 import socket
 import subprocess
