@@ -33,6 +33,7 @@ class Journal:
         self.path = path
         self._fd: int | None = None
         self._synced_at = 0.0
+        self._end = 0
 
     def __enter__(self) -> Self:
         self.open()
@@ -55,7 +56,7 @@ class Journal:
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
+        self._fd, self._end = fd, os.fstat(fd).st_size
 
     def close(self) -> None:
         """Sync and release. Safe to call twice. Raises WarehouseError when the disk says only now that it is full."""
@@ -80,7 +81,6 @@ class Journal:
         if place is not None:
             line = b'%s,"place":%s}' % (line[:-1], json.dumps(place).encode())
         line += b"\n"
-        end = os.lseek(self._fd, 0, os.SEEK_END)
         try:
             if os.write(self._fd, line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -88,8 +88,9 @@ class Journal:
                 os.fsync(self._fd)  # some disks only say here that they are full
                 self._synced_at = time.monotonic()
         except OSError as error:
-            os.ftruncate(self._fd, end)
+            os.ftruncate(self._fd, self._end)
             raise _not_written(self.path, error) from error
+        self._end += len(line)  # nobody else writes: asking the file each time costs as much as the write
 
     def answers(self) -> dict[str, Response]:
         """Every answer written so far, by request digest."""
