@@ -180,8 +180,8 @@ class _Run:
         spoken = self._dialect(first.operation)
         said = spoken.body(renamed(first, self.endpoint), self.endpoint.served_name)
         said = said if len(batch) == 1 else batches.for_all(said, batch)
-        attempt = Attempt(first, streaming.asked(spoken, first, said, self.endpoint))
-        body = json.dumps(attempt.body, ensure_ascii=False).encode()
+        said = streaming.asked(spoken, first, said, self.endpoint)
+        body = json.dumps(said, ensure_ascii=False).encode()
         tried: set[int] = set()
         n_excused = 0
         for n_attempts in itertools.count(n_before + 1):
@@ -189,7 +189,7 @@ class _Run:
             n_restarts = watch.n_restarts if watch else 0
             # the choices of one question share its text
             index, replica = router.begin(first.sample_id, tried=tried)
-            attempt, outcome = Attempt(first, attempt.body, n_attempts), _Outcome()
+            attempt, outcome = Attempt(first, said, n_attempts), _Outcome()
             try:
                 await self._attempt(client, replica, batch, spoken, body, attempt, outcome)
             finally:

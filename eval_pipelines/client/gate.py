@@ -57,7 +57,12 @@ class Gate:
         self._held_until: dict[str, float] = {}
 
     async def turn(self, url: str, request: Request, n_answers: int = 1, *, is_again: bool = False) -> Turn:
-        """Wait until `request` may be sent to `url`; `over` ends what is returned. Raises StopAsking: never today."""
+        """Wait until `request` may be sent to `url`; `over` ends what is returned.
+
+        Raises:
+            StopAsking: a daily budget is used up.
+            ConfigError: what processes count together cannot be kept.
+        """
         host = _host(url)
         while True:
             await self._until_not_held(host)
