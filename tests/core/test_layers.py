@@ -19,7 +19,9 @@ PACKAGES = ("eval_pipelines", "resources", "assets", "sensors", "dbt_like_sql")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # files of the core's folder that bind it to Dagster or to a terminal
-SWITCHBOARD = {"definitions", "cli", "cli_serving", "cli_spending", "cells", "demo", "home"}
+SWITCHBOARD = {"definitions", "cells", "demo", "home"} | {
+    path.stem for path in (ROOT / "eval_pipelines").glob("cli*.py")
+}
 # programs that run in environments of their own: their own environment variables, and no room but the embedded one
 OWN_PROCESS = ("eval_pipelines/embedded/", "eval_pipelines/serving/servers/")
 READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/guard.py"}
