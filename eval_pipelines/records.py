@@ -140,6 +140,9 @@ class Sample(Record):
     target: str = Field(description="The gold answer as the scorer sees it.")
     choices: tuple[str, ...] = ()
     n_requests: int = Field(ge=1, description="Requests this sample takes for one repeat.")
+    cluster: str | None = Field(
+        default=None, description="What it shares with others, such as a passage or a subject; None: it stands alone."
+    )
 
 
 class Score(Record):
@@ -152,6 +155,15 @@ class Score(Record):
     value: float | None = Field(description="None = ungraded, and ungraded_reason says why. Never 0 for an outage.")
     extracted: str | None = Field(default=None, description="What the filter took from the answer.")
     ungraded_reason: str | None = None
+    is_truncated: bool | None = Field(
+        default=None, description="The answer was cut at its length limit. None: no answer, or no text."
+    )
+    is_refused: bool | None = Field(
+        default=None, description="The answer looks like a refusal; never changes the verdict. None as above."
+    )
+    is_unparseable: bool | None = Field(
+        default=None, description="The benchmark's own extraction found nothing in the answer. None as above."
+    )
     note: str | None = Field(default=None, description="What is to be known of the answer that was graded.")
 
     @model_validator(mode="after")
@@ -169,6 +181,10 @@ class Metric(Record):
     filter: str
     value: float | None = Field(description="None when nothing could be graded.")
     stderr: float | None = Field(default=None, ge=0)
+    ci_method: str | None = Field(
+        default=None, description="Where the 95 % interval comes from: wilson, normal, bootstrap, clustered."
+    )
+    n_clusters: int | None = Field(default=None, ge=1, description="Groups of questions the error is clustered by.")
     ci_low: float | None = None
     ci_high: float | None = None
     bound_low: float | None = Field(default=None, description="If every ungraded sample were 0. None when unbounded.")

@@ -38,7 +38,7 @@ class Verdicts:
 def metric_of(verdicts: Verdicts, subtask: str, metric: str, filter_name: str, *, is_headline: bool) -> Metric:
     """The metric with standard error, 95 % interval, coverage and, for means of shares, bounds."""
     values, n, n_asked = verdicts.raw, len(verdicts.raw), verdicts.n_asked
-    told: dict[str, float | None] = {"value": None}
+    told: dict[str, Any] = {"value": None}
     if n and verdicts.combine is not None:
         told = {"value": float(verdicts.combine(values))}
     elif n:

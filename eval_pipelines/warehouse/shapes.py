@@ -38,6 +38,8 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "stderr": "real?",
         "ci_low": "real?",
         "ci_high": "real?",
+        "ci_method": "text?",
+        "n_clusters": "int?",
         "bound_low": "real?",
         "bound_high": "real?",
         "n": "int",
@@ -57,6 +59,9 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "value": "real?",
         "extracted": "text?",
         "ungraded_reason": "text?",
+        "is_truncated": "bool?",
+        "is_refused": "bool?",
+        "is_unparseable": "bool?",
         "note": "text?",
         "recorded_at": "time",
     },
@@ -157,6 +162,7 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "target": "text",
         "choices": "texts",
         "n_requests": "int",
+        "cluster": "text?",
     },
 }
 
