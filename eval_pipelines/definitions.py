@@ -24,6 +24,7 @@ from sensors.checkpoints import checkpoint_sensor
 from sensors.leases import leases_sensor
 from sensors.models import declared_models_sensor
 from sensors.publish import publish_sensor
+from sensors.retries import retry_sensor
 
 CONFIG_VARIABLE = "EVALS_CONFIG"
 
@@ -39,7 +40,14 @@ def build(path: Path) -> dg.Definitions:
     return dg.Definitions(
         assets=assets_of(config),
         resources=resources_of(path),
-        sensors=[checkpoint_sensor, declared_models_sensor, benchmark_versions_sensor, publish_sensor, leases_sensor],
+        sensors=[
+            checkpoint_sensor,
+            retry_sensor,
+            declared_models_sensor,
+            benchmark_versions_sensor,
+            publish_sensor,
+            leases_sensor,
+        ],
         # one run is one process: its cells share one server and one budget
         executor=dg.in_process_executor,
     )

@@ -13,6 +13,7 @@ from resources.checkpoints import CheckpointsResource
 
 # Dagster gives a sensor 60 s, and submitting a run takes part of a second
 MAX_PER_TICK = 25
+FINGERPRINT_TAG = "eval_pipelines/fingerprint"
 
 
 @dg.sensor(
@@ -52,7 +53,7 @@ def checkpoint_sensor(
                 run_key=f"{key}:{checkpoint.fingerprint}:{plan}",
                 partition_key=key,
                 asset_selection=[dg.AssetKey([kind, name]) for name in names for kind in ("responses", "scores")],
-                tags={"eval_pipelines/fingerprint": checkpoint.fingerprint, "eval_pipelines/suite": suites[key]},
+                tags={FINGERPRINT_TAG: checkpoint.fingerprint, "eval_pipelines/suite": suites[key]},
             )
         )
     known = set(context.instance.get_dynamic_partitions(models.name or ""))

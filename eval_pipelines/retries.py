@@ -1,0 +1,59 @@
+"""When a failed run of a checkpoint is tried again: later each time, and not for ever.
+
+What a failed run was answered is landed, so a further try asks only the rest.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+# a moment for a lost server, an hour for a busy one, a day for a budget that is counted by days
+WAITS = (timedelta(minutes=1), timedelta(minutes=10), timedelta(hours=1), timedelta(hours=6), timedelta(hours=24))
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The newest run of a checkpoint, which failed.
+
+    Attributes:
+        n_tries: How often these bytes were tried, this run included.
+    """
+
+    run_id: str
+    model_key: str
+    fingerprint: str
+    n_tries: int
+    ended_at: datetime
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When to try again; None: it was tried often enough."""
+        return self.ended_at + WAITS[self.n_tries - 1] if self.n_tries <= len(WAITS) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """What to try again now, and a sentence about all that failed."""
+
+    due: tuple[Failed, ...]
+    reason: str
+
+
+def what_to_retry(failed: Iterable[Failed], *, now: datetime, limit: int) -> Retries:
+    """Choose the failed runs whose time has come, the longest overdue first, at most `limit`."""
+    waiting: list[tuple[datetime, Failed]] = []
+    given_up: list[str] = []
+    for one in failed:
+        if one.due_at is None:
+            given_up.append(one.model_key)
+        else:
+            waiting.append((one.due_at, one))
+    waiting.sort(key=lambda pair: (pair[0], pair[1].model_key))
+    due = tuple(one for due_at, one in waiting if due_at <= now)[:limit]
+    later = [f"{one.model_key} at {due_at:%H:%M} UTC" for due_at, one in waiting if due_at > now]
+    words = [f"trying again: {', '.join(one.model_key for one in due)}"] * bool(due)
+    words += [f"later: {', '.join(later)}"] * bool(later)
+    words += [f"given up after {len(WAITS) + 1} tries, materialize by hand: {', '.join(sorted(given_up))}"] * bool(
+        given_up
+    )
+    return Retries(due, "; ".join(words) or "no checkpoint's newest run failed")
