@@ -1,36 +1,68 @@
-"""Every task, group and tag of lm-eval by name, from an index that is built once per installed version.
+"""Every task, group and tag by name: lm-eval's, this project's own, and the operator's.
 
-lm-eval itself reads some 14,000 YAML files at each start, which takes seconds; a cell needs one of them.
+Of two that bear one name the operator's wins, then the project's.
 """
 
 import difflib
-import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval_pipelines.errors import UnknownNameError, UnsupportedError
+import yaml
+
+from eval_pipelines.benchmarks.task_index import Row, folder_index, lm_eval_folder, lm_eval_index, read_yaml
+from eval_pipelines.errors import ConfigError, UnknownNameError
+
+OWN_TASKS = Path(__file__).parent / "tasks"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name of the catalogue. `kind` is task, py_task, group or tag; a tag has members instead of a file."""
+    """One name of the catalogue. `kind` is task, py_task, group or tag; a tag has members instead of a file.
+
+    Attributes:
+        config: The whole task, where a group defines it inside itself; then `path` is the group's.
+        origin: lm-eval, eval-pipelines, or the folder it was found in.
+    """
 
     name: str
     kind: str
     path: Path | None
     members: tuple[str, ...] = ()
+    about: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
+    origin: str = "lm-eval"
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """How a group makes one number of its subtasks' numbers; None for filters: of each filter that they share."""
+
+    metric: str
+    filters: tuple[str, ...] | None = None
+    weight_by_size: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group that was expanded, and the aggregates that it states. A tag is none: it only finds tasks."""
+
+    name: str
+    aggregates: tuple[Aggregate, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """One task to load, with what the group that names it overrides."""
+    """One task to load, with what the groups that name it override.
+
+    Attributes:
+        groups: It is in them, the outermost first.
+    """
 
     entry: Entry
     overrides: dict[str, Any]
+    groups: tuple[Group, ...] = ()
 
 
 _OF_GROUPS = ("group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag")
@@ -39,115 +71,130 @@ _OF_GROUPS = ("group", "group_alias", "task", "aggregate_metric_list", "metadata
 class Catalog:
     """Names → entries."""
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
-        self._entries = entries
+    def __init__(self, indexes: list[tuple[str, Path, dict[str, Row]]]) -> None:
+        self._indexes = indexes
+        self._rows: dict[str, tuple[str, Path, Row]] = {}
+        for origin, folder, index in indexes:
+            for name, row in index.items():
+                before = self._rows.get(name)
+                if row.kind == "tag" and before and before[2].kind == "tag":
+                    row = row._replace(members=sorted({*row.members, *before[2].members}))
+                self._rows[name] = (origin, folder, row)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries
+        return name in self._rows
 
     def names(self) -> list[str]:
         """Every name, sorted."""
-        return sorted(self._entries)
+        return sorted(self._rows)
+
+    def entry(self, name: str) -> Entry:
+        """What stands behind a name. Raises UnknownNameError with the near miss."""
+        if name not in self._rows:
+            raise self._unknown("lm-eval task", name)
+        origin, folder, row = self._rows[name]
+        path = None if row.file is None else folder / row.file
+        return Entry(name, row.kind, path, tuple(sorted(row.members)), row.about, origin=origin)
+
+    def entries(self) -> Iterator[Entry]:
+        """Everything there is, by name."""
+        return (self.entry(name) for name in self.names())
 
     def leaves(self, name: str) -> list[Leaf]:
-        """The tasks behind a name, groups and tags expanded. Raises UnknownNameError with the near miss."""
-        if name not in self._entries:
-            raise self._unknown("lm-eval task", name)
-        found = list(self._expand(self._entries[name], {}))
+        """The tasks behind a name, groups and tags expanded.
+
+        Raises:
+            UnknownNameError: no such name, or a group names a member that is not there; with the near miss.
+            ConfigError: the file of a group cannot be read.
+        """
+        found = self._expand(self.entry(name), {}, ())
         unique = {leaf.entry.name: leaf for leaf in found}
         return list(unique.values())
 
-    def _expand(self, entry: Entry, overrides: dict[str, Any]) -> Iterator[Leaf]:
+    def _expand(self, entry: Entry, overrides: dict[str, Any], above: tuple[Group, ...]) -> Iterator[Leaf]:
+        if entry.name in {group.name for group in above}:
+            raise ConfigError(f"{entry.path}: the group {entry.name!r} contains itself")
         if entry.kind == "tag":
-            for member in sorted(entry.members):
-                yield from self._expand(self._entries[member], overrides)
+            for member in entry.members:
+                yield from self._expand(self.entry(member), overrides, above)
         elif entry.kind == "group":
-            assert entry.path is not None
-            written = _read_yaml(entry.path)
-            yield from self._members(written.get("task"), {**_own(written), **overrides}, entry.name)
+            said = written(entry)
+            group = Group(entry.name, _aggregates(said))
+            yield from self._members(said.get("task"), {**_own(said), **overrides}, entry, (*above, group))
         else:
-            yield Leaf(entry, overrides)
+            yield Leaf(entry, overrides, above)
 
-    def _members(self, members: Any, overrides: dict[str, Any], group: str) -> Iterator[Leaf]:
+    def _members(
+        self, members: Any, overrides: dict[str, Any], group: Entry, above: tuple[Group, ...]
+    ) -> Iterator[Leaf]:
         for member in [members] if isinstance(members, str) else members or []:
-            own = {} if isinstance(member, str) else _own(member)
+            own: dict[str, Any] = {} if isinstance(member, str) else _own(member)
             name = member if isinstance(member, str) else member.get("group") or member.get("task")
-            if isinstance(member, dict) and isinstance(member.get("task"), list):
+            if isinstance(member, dict) and isinstance(member.get("task"), list) and name not in self:
                 # a group written inline inside its parent
-                yield from self._members(member["task"], {**own, **overrides}, str(name))
-            elif name in self._entries:
-                yield from self._expand(self._entries[name], {**overrides, **own})
+                inline = Group(str(name), _aggregates(member))
+                yield from self._members(member["task"], {**own, **overrides}, group, (*above, inline))
+            elif name in self:
+                yield from self._expand(self.entry(name), {**overrides, **own}, above)
             elif own:
-                raise UnsupportedError(
-                    f"lm-eval group {group!r} defines the task {name!r} inside itself: not asked yet"
-                )
+                yield Leaf(_defined_inside(group, str(name), overrides | dict(member)), {}, above)
             else:
-                raise self._unknown(f"member of the lm-eval group {group!r}", str(name))
+                raise self._unknown(f"member of the lm-eval group {group.name!r}", str(name))
 
     def _unknown(self, kind: str, name: str) -> UnknownNameError:
-        near = difflib.get_close_matches(name, self._entries, n=10, cutoff=0.5)
-        add = f"name the folder of its YAML file in `include`; these are the nearest of {len(self._entries):,} names"
+        near = difflib.get_close_matches(name, self._rows, n=10, cutoff=0.5)
+        add = f"name the folder of its YAML file in `include`; these are the nearest of {len(self._rows):,} names"
         return UnknownNameError(kind, name, known=near or self.names()[:10], add=add)
 
 
 def open_catalog(cache: Path, *, include: Path | None = None) -> Catalog:
-    """lm-eval's own names, and those of the YAML files in `include`, which win.
+    """lm-eval's names, this project's own, and those of the files in `include`; a later one wins.
 
     Args:
-        cache: Folder for the index; built there when the installed lm-eval has none yet (about 6 s of CPU, once).
+        cache: Folder for the indexes; lm-eval's is built there when the installed version has none yet (seconds, once).
+
+    Raises:
+        ConfigError: `include` is no folder.
     """
-    path = cache / f"lm-eval-{version('lm-eval')}.json"
-    try:
-        raw = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        raw = _index(None)
-        cache.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".tmp-{os.getpid()}")
-        aside.write_text(json.dumps(raw))
-        aside.rename(path)
-    root = _tasks_root()
+    indexes = [
+        ("lm-eval", lm_eval_folder(), lm_eval_index(cache)),
+        ("eval-pipelines", OWN_TASKS, folder_index(OWN_TASKS, cache)),
+    ]
     if include is not None:
-        raw = {**raw, **_index(include)}
-    return Catalog(
-        {
-            name: Entry(name, kind, None if file is None else root / file, tuple(members))
-            for name, (kind, file, members) in raw.items()
-        }
-    )
+        if not include.is_dir():
+            raise ConfigError(f"`include` names {include}, which is no folder")
+        indexes.append((str(include), include, folder_index(include, cache)))
+    return Catalog(indexes)
 
 
-def _own(written: dict[str, Any]) -> dict[str, Any]:
+def written(entry: Entry) -> dict[str, Any]:
+    """What the file of a task or group says; functions stay names. Raises ConfigError where it cannot be read."""
+    if entry.config is not None:
+        return entry.config
+    assert entry.path is not None, "a tag has no file"
+    try:
+        return read_yaml(entry.path)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{entry.path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _own(said: dict[str, Any]) -> dict[str, Any]:
     """What a group gives to the tasks in it: all that does not describe the group itself."""
-    return {name: value for name, value in written.items() if name not in _OF_GROUPS}
+    return {name: value for name, value in said.items() if name not in _OF_GROUPS}
 
 
-def _index(folder: Path | None) -> dict[str, tuple[str, str | None, list[str]]]:
-    from lm_eval.tasks._index import TaskIndex
-
-    root = _tasks_root()
-    entries = TaskIndex.build([folder or root])
-    found: dict[str, tuple[str, str | None, list[str]]] = {}
-    for name, entry in entries.items():
-        kind = entry.kind.name.lower()
-        file = entry.yaml_path
-        relative = (
-            None if file is None else str(file.relative_to(root) if file.is_relative_to(root) else file.resolve())
-        )
-        found[name] = (kind, relative, sorted(entry.tags) if kind == "tag" else [])
-    return found
+def _defined_inside(group: Entry, name: str, config: dict[str, Any]) -> Entry:
+    # its name tells where it stands, as lm-eval's does
+    full = f"{group.name}::{name}"
+    return Entry(full, "task", group.path, config={**config, "task": full}, origin=group.origin)
 
 
-def _tasks_root() -> Path:
-    import importlib.util
-
-    spec = importlib.util.find_spec("lm_eval")
-    assert spec is not None, "lm-eval is a dependency of this project"
-    assert spec.submodule_search_locations, "lm-eval is a package"
-    return Path(next(iter(spec.submodule_search_locations))) / "tasks"
+def _aggregates(said: dict[str, Any]) -> tuple[Aggregate, ...]:
+    listed = said.get("aggregate_metric_list") or []
+    return tuple(_aggregate(one) for one in ([listed] if isinstance(listed, dict) else listed))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    loaded: dict[str, Any] = load_yaml(path, resolve_func=True)
-    return loaded
+def _aggregate(one: dict[str, Any]) -> Aggregate:
+    filters = one.get("filter_list")
+    named = None if filters is None else (filters,) if isinstance(filters, str) else tuple(filters)
+    return Aggregate(one["metric"], named, one.get("weight_by_size", True) is not False)

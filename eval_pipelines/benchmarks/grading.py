@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from eval_pipelines.benchmarks.catalog import Group
 from eval_pipelines.errors import ScoringError, UnsupportedError
 from eval_pipelines.records import Request, Response, Sample, Score
 from eval_pipelines.scoring.aggregate import Verdicts
@@ -28,12 +29,14 @@ class Subtask:
 
     Attributes:
         n_verdicts: On each sample, one per repeat; its score is their mean. 1: the task takes all repeats together.
+        groups: It is in them, the outermost first; each states how it makes one number of many.
     """
 
     name: str
     task: Any
     questions: list[Question]
     n_verdicts: int = 1
+    groups: tuple[Group, ...] = ()
 
     @property
     def metric_names(self) -> list[str]:

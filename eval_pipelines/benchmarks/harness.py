@@ -3,28 +3,22 @@
 Source  lm-evaluation-harness 0.4.x, `lm_eval.api.task`; defaults follow its `local-completions` model class
 """
 
-import logging
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-import jinja2
-
 from eval_pipelines.benchmarks import data
-from eval_pipelines.benchmarks.catalog import Leaf, open_catalog
+from eval_pipelines.benchmarks.building import build_task, prepare_library
+from eval_pipelines.benchmarks.catalog import open_catalog
 from eval_pipelines.benchmarks.grading import Chain, Question, Subtask, grade_subtask, read_through
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
-from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
+from eval_pipelines.errors import ConfigError, UnsupportedError
 from eval_pipelines.records import Metric, Request, Response, Sample, Score
 from eval_pipelines.scoring.aggregate import Verdicts, metric_of
-
-# lm-eval's own default, so that the same few-shot examples are drawn
-_FEWSHOT_SEED = 1234
 
 
 class Benchmark:
@@ -133,108 +127,18 @@ def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> B
         UnknownNameError: no such lm-eval task. DataError: the data is missing or lacks a column.
         UnsupportedError: the task needs what this project cannot ask.
     """
-    _quiet()
-    _compile_templates_once()
+    prepare_library()
     leaves = open_catalog(cache, include=spec.include).leaves(spec.task)
     if not leaves:
         raise ConfigError(f"benchmarks.{name}.task: {spec.task!r} holds no tasks")
     splits = None if spec.data is None else data.read_splits(spec.data, benchmark=name)
     subtasks = []
     for leaf in leaves:
-        task = _load_task(leaf, spec, splits, benchmark=name)
+        task = build_task(leaf, spec, splits, benchmark=name)
         check_repeats(name, spec, task)
         questions = list(_questions(task, spec, limit))
-        subtasks.append(Subtask(task.config.task, task, questions, n_verdicts(spec, task)))
+        subtasks.append(Subtask(task.config.task, task, questions, n_verdicts(spec, task), leaf.groups))
     return Benchmark(name, spec, subtasks)
-
-
-def _quiet() -> None:
-    # its progress bars and its warnings about defaults would drown the run's own log
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    import datasets
-    import lm_eval.api.task
-
-    datasets.disable_progress_bars()
-    lm_eval.api.task.tqdm = lambda rows, **_: rows
-
-
-@lru_cache
-def _compile_templates_once() -> None:
-    # it compiles a task's templates anew for every sample: four fifths of what loading a benchmark took
-    import lm_eval.utils
-
-    lm_eval.utils.env.from_string = lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
-
-
-def _load_task(leaf: Leaf, spec: BenchmarkSpec, splits: dict[str, list[data.Row]] | None, *, benchmark: str) -> Any:
-    from lm_eval.tasks._factory import TaskFactory
-    from lm_eval.tasks._index import Entry, Kind
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    entry = Entry(name=leaf.entry.name, kind=Kind[leaf.entry.kind.upper()], yaml_path=leaf.entry.path)
-    raw = {**load_yaml(leaf.entry.path, resolve_func=False), **leaf.overrides}
-    overrides = dict(leaf.overrides)
-    if splits is not None:
-        overrides |= _local(raw, spec, splits, benchmark)
-    try:
-        task = TaskFactory().build(entry, overrides=overrides, registry={})
-    except DataError:
-        raise
-    except (ConnectionError, FileNotFoundError, OSError) as error:
-        raise DataError(
-            f"benchmarks.{benchmark}: the data set {raw.get('dataset_path')!r} of {entry.name} could not be fetched: "
-            f"{type(error).__name__}: {str(error).splitlines()[0][:200]}. Offline? Give the benchmark a local `data` source."
-        ) from error
-    except (KeyError, ValueError, TypeError, jinja2.TemplateError) as error:
-        where = "its `data`" if splits is not None else "its data set"
-        has = (
-            "" if splits is None else f" The rows have the columns {', '.join(sorted(next(iter(splits.values()))[0]))}."
-        )
-        raise DataError(
-            f"benchmarks.{benchmark}: {entry.name} could not be built from {where}: {type(error).__name__}: {error}.{has} "
-            f"`data.columns` can give a column another name or shape."
-        ) from error
-    _set_fewshot(task, raw, spec, benchmark)
-    return task
-
-
-def _local(
-    raw: Mapping[str, Any], spec: BenchmarkSpec, splits: dict[str, list[data.Row]], benchmark: str
-) -> dict[str, Any]:
-    """Overrides that put our rows where the task's hub data set would be."""
-    assert spec.data is not None
-    if spec.data.subset_column is not None:
-        subset = str(raw.get("dataset_name") or raw["task"])
-        splits = data.of_subset(splits, spec.data.subset_column, subset, benchmark=benchmark)
-        if not any(splits.values()):
-            raise DataError(f"benchmarks.{benchmark}.data: no row has {spec.data.subset_column} = {subset!r}")
-    evaluated = raw.get("test_split") or raw.get("validation_split")
-    if evaluated not in splits:
-        raise DataError(
-            f"benchmarks.{benchmark}.data.splits: {raw['task']} is evaluated on its {evaluated!r} split, "
-            f"and only {', '.join(sorted(splits))} is given"
-        )
-    missing = ("training_split", "validation_split", "test_split", "fewshot_split")
-    gone = {name: None for name in missing if raw.get(name) is not None and raw[name] not in splits}
-
-    def build(**_: Any) -> Any:
-        import datasets
-
-        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
-
-    return {**gone, "custom_dataset": build}
-
-
-def _set_fewshot(task: Any, raw: Mapping[str, Any], spec: BenchmarkSpec, benchmark: str) -> None:
-    n = spec.num_fewshot if spec.num_fewshot is not None else task.config.num_fewshot or 0
-    wanted = raw.get("fewshot_split") or raw.get("training_split")
-    if n and spec.data is not None and not callable(wanted) and wanted is not None and wanted not in spec.data.splits:
-        raise DataError(
-            f"benchmarks.{benchmark}: {raw['task']} draws {n} few-shot examples from its {wanted!r} split, which "
-            f"`data.splits` does not give. Add it, or set num_fewshot: 0."
-        )
-    task.set_config(key="num_fewshot", value=n)
-    task.set_fewshot_seed(seed=_FEWSHOT_SEED)
 
 
 def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Question]:

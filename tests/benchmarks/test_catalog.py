@@ -1,11 +1,13 @@
 """Names of tasks, groups and tags."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from eval_pipelines.benchmarks.catalog import Catalog, open_catalog
-from eval_pipelines.errors import UnknownNameError, UnsupportedError
+from eval_pipelines.benchmarks.catalog import Aggregate, Catalog, open_catalog
+from eval_pipelines.benchmarks.task_index import Row, lm_eval_folder, lm_eval_index
+from eval_pipelines.errors import ConfigError, UnknownNameError
 
 
 @pytest.fixture
@@ -51,17 +53,37 @@ def test_an_unknown_name_does_not_list_thousands(catalog) -> None:
 
 def test_the_index_is_built_once(index, monkeypatch) -> None:
     open_catalog(index)
-    monkeypatch.setattr("eval_pipelines.benchmarks.catalog._index", lambda _: pytest.fail("built again"))
+    monkeypatch.setattr("eval_pipelines.benchmarks.task_index.read_folder", lambda _: pytest.fail("built again"))
     assert "gsm8k" in open_catalog(index)
 
 
-def test_a_torn_index_is_built_again(tmp_path, monkeypatch) -> None:
-    from importlib.metadata import version
+@pytest.mark.parametrize("kept", ['{"stamp": "x", "rows": {"gsm8k": ["ta', '{"gsm8k": ["task", "gsm8k.yaml", []]}'])
+def test_an_index_that_is_torn_or_of_another_release_is_built_again(tmp_path, monkeypatch, kept) -> None:
+    (tmp_path / f"lm-eval-{version('lm-eval')}.json").write_text(kept)
+    rows = {"x": Row("task", "x.yaml", [], {})}
+    monkeypatch.setattr("eval_pipelines.benchmarks.task_index.read_folder", lambda _: rows)
+    assert open_catalog(tmp_path).names() == ["x"]
+    assert open_catalog(tmp_path).names() == ["x"]
 
-    (tmp_path / f"lm-eval-{version('lm-eval')}.json").write_text('{"gsm8k": ["ta')
-    monkeypatch.setattr("eval_pipelines.benchmarks.catalog._index", lambda _: {"x": ("task", "x.yaml", [])})
-    assert open_catalog(tmp_path).names() == ["x"]
-    assert open_catalog(tmp_path).names() == ["x"]
+
+@pytest.mark.slow
+def test_the_index_is_the_one_that_lm_eval_builds(index) -> None:
+    from lm_eval.tasks._index import TaskIndex
+
+    root = lm_eval_folder()
+    theirs = {
+        name: (
+            one.kind.name.lower(),
+            one.yaml_path and one.yaml_path.relative_to(root).as_posix(),
+            sorted(one.tags) if one.yaml_path is None else [],
+        )
+        for name, one in TaskIndex.build([root]).items()
+    }
+    assert {name: (row.kind, row.file, sorted(row.members)) for name, row in lm_eval_index(index).items()} == theirs
+
+
+def test_every_group_and_tag_of_the_library_has_all_its_tasks(catalog) -> None:
+    assert [entry.name for entry in catalog.entries() if not catalog.leaves(entry.name)] == []
 
 
 def own_group(folder: Path, text: str) -> Path:
@@ -86,7 +108,53 @@ def test_a_group_with_an_unknown_member_is_not_quietly_smaller(index, tmp_path) 
         open_catalog(index, include=tmp_path).leaves("my_group")
 
 
-def test_a_task_defined_inside_a_group_is_refused_and_not_left_out(index, tmp_path) -> None:
-    own_group(tmp_path, "group: my_group\ntask: [gsm8k, {task: new_one, dataset_path: x}]\n")
-    with pytest.raises(UnsupportedError, match="new_one"):
+def test_a_task_defined_inside_a_group_is_one_of_its_tasks(index, tmp_path) -> None:
+    own_group(tmp_path, "group: my_group\nnum_fewshot: 1\ntask: [gsm8k, {task: new_one, dataset_path: x}]\n")
+    leaf = open_catalog(index, include=tmp_path).leaves("my_group")[1]
+    assert leaf.entry.config == {"task": "my_group::new_one", "num_fewshot": 1, "dataset_path": "x"}
+
+
+def test_a_leaf_knows_how_its_groups_make_one_number_of_many(catalog) -> None:
+    groups = catalog.leaves("mmlu")[0].groups
+    assert [group.name for group in groups] == ["mmlu", "mmlu_stem"]
+    assert [group.aggregates for group in groups] == [(Aggregate("acc", None, True),)] * 2
+
+
+def test_a_group_that_contains_itself_is_named(index, tmp_path) -> None:
+    own_group(tmp_path, "group: my_group\ntask: [my_group]\n")
+    with pytest.raises(ConfigError, match="'my_group' contains itself"):
         open_catalog(index, include=tmp_path).leaves("my_group")
+
+
+def test_the_operators_name_wins_over_the_projects_and_that_over_lm_evals(index, tmp_path, monkeypatch) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder, names_ in ((ours, ("gsm8k", "hellaswag")), (theirs, ("gsm8k",))):
+        folder.mkdir()
+        for name in names_:
+            (folder / f"{name}.yaml").write_text(f"task: {name}\n")
+    monkeypatch.setattr("eval_pipelines.benchmarks.catalog.OWN_TASKS", ours)
+    found = open_catalog(index, include=theirs)
+    assert [found.entry(name).path for name in ("gsm8k", "hellaswag")] == [
+        theirs / "gsm8k.yaml",
+        ours / "hellaswag.yaml",
+    ]
+    assert found.entry("arc_easy").origin == "lm-eval"
+
+
+def test_a_changed_file_of_your_own_is_read_again(index, tmp_path) -> None:
+    (tmp_path / "a.yaml").write_text("task: one\n")
+    assert "one" in open_catalog(index, include=tmp_path)
+    (tmp_path / "a.yaml").write_text("task: other\n")
+    found = open_catalog(index, include=tmp_path)
+    assert ("one" in found, "other" in found) == (False, True)
+
+
+def test_functions_that_a_group_gives_its_tasks_are_names_with_their_folder(index, tmp_path) -> None:
+    own_group(tmp_path, "group: my_group\ntask: [gsm8k]\nprocess_docs: !function mine.process\n")
+    given = open_catalog(index, include=tmp_path).leaves("my_group")[0].overrides["process_docs"]
+    assert (given, given.folder) == ("mine.process", tmp_path)
+
+
+def test_an_include_that_is_no_folder_is_named(index, tmp_path) -> None:
+    with pytest.raises(ConfigError, match="gone, which is no folder"):
+        open_catalog(index, include=tmp_path / "gone")

@@ -62,7 +62,7 @@ def test_the_wheel_holds_every_source_file_of_the_five_packages(wheel: set[str])
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".sql", ".yaml")
+        if path.suffix in (".py", ".sql", ".yaml", ".jsonl")
     }
     assert wanted - wheel == set()
     assert {Path(name).suffix for name in wanted} >= {".py", ".sql"}
