@@ -128,16 +128,16 @@ class Catalog:
         self, members: Any, overrides: dict[str, Any], group: Entry, above: tuple[Group, ...]
     ) -> Iterator[Leaf]:
         for member in [members] if isinstance(members, str) else members or []:
-            own: dict[str, Any] = {} if isinstance(member, str) else _own(member)
-            name = member if isinstance(member, str) else member.get("group") or member.get("task")
-            if isinstance(member, dict) and isinstance(member.get("task"), list) and name not in self:
+            config: dict[str, Any] = {"task": member} if isinstance(member, str) else member
+            own, name = _own(config), config.get("group") or config.get("task")
+            if isinstance(config.get("task"), list) and name not in self:
                 # a group written inline inside its parent
-                inline = Group(str(name), _aggregates(member))
-                yield from self._members(member["task"], {**own, **overrides}, group, (*above, inline))
+                inline = Group(str(name), _aggregates(config))
+                yield from self._members(config["task"], {**own, **overrides}, group, (*above, inline))
             elif name in self:
                 yield from self._expand(self.entry(name), {**overrides, **own}, above)
             elif own:
-                yield Leaf(_defined_inside(group, str(name), overrides | dict(member)), {}, above)
+                yield Leaf(_defined_inside(group, str(name), {**overrides, **config}), {}, above)
             else:
                 raise self._unknown(f"member of the lm-eval group {group.name!r}", str(name))
 
