@@ -129,17 +129,17 @@ class Catalog:
     ) -> Iterator[Leaf]:
         for member in [members] if isinstance(members, str) else members or []:
             config: dict[str, Any] = {"task": member} if isinstance(member, str) else member
-            own, name = _own(config), config.get("group") or config.get("task")
+            own, name = _own(config), str(config.get("group") or config.get("task"))
             if isinstance(config.get("task"), list) and name not in self:
                 # a group written inline inside its parent
-                inline = Group(str(name), _aggregates(config))
+                inline = Group(name, _aggregates(config))
                 yield from self._members(config["task"], {**own, **overrides}, group, (*above, inline))
             elif name in self:
                 yield from self._expand(self.entry(name), {**overrides, **own}, above)
             elif own:
-                yield Leaf(_defined_inside(group, str(name), {**overrides, **config}), {}, above)
+                yield Leaf(_defined_inside(group, name, {**overrides, **config}), {}, above)
             else:
-                raise self._unknown(f"member of the lm-eval group {group.name!r}", str(name))
+                raise self._unknown(f"member of the lm-eval group {group.name!r}", name)
 
     def _unknown(self, kind: str, name: str) -> UnknownNameError:
         near = difflib.get_close_matches(name, self._rows, n=10, cutoff=0.5)
