@@ -59,8 +59,9 @@ def _spec(model: SqlModel, project: SqlProject, benchmarks: list[str]) -> dg.Ass
     deps = [dg.AssetKey([layers[name], name]) for name in model.depends_on if name in layers]
     if SOURCES & set(model.depends_on):
         deps += [dg.AssetKey(["scores", name]) for name in benchmarks]
+    told = [model.description, *(f"---\n\n{macro.description}" for macro in project.macros_of(model))]
     return dg.AssetSpec(
-        _key(model), deps=deps, group_name=model.layer, description=model.description, kinds={"duckdb", "sql"}
+        _key(model), deps=deps, group_name=model.layer, description="\n\n".join(told), kinds={"duckdb", "sql"}
     )
 
 

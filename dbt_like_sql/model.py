@@ -1,4 +1,4 @@
-"""What a loaded .sql file is: a model or a test. Plain values."""
+"""What a loaded .sql file is: a model, a macro or a test. Plain values."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +20,8 @@ class SqlModel:
     """One table or view.
 
     sql         the file's whole text: line numbers in errors are the file's own
-    references  table → line of its first mention; models and sources alike
+    references  table → line of its first mention; models and sources alike, also those that its macros read
+    calls       macro → line of its first call
     """
 
     name: str
@@ -34,6 +35,7 @@ class SqlModel:
     reader: str
     materialized: Materialized
     references: dict[str, int]
+    calls: dict[str, int]
 
     @property
     def depends_on(self) -> tuple[str, ...]:
@@ -44,7 +46,45 @@ class SqlModel:
     def description(self) -> str:
         """The header as Markdown, for whoever shows the table."""
         parts = [("Grain", self.grain), ("Rule", self.rule), ("Columns", self.columns), ("Reader", self.reader)]
-        return "\n\n".join([self.summary, *(f"**{word}**: {text}" for word, text in parts if text)])
+        return _described(self.summary, parts)
+
+
+@dataclass(frozen=True)
+class SqlMacro:
+    """One table macro: a SELECT with parameters, kept in the published file. It may bear the name of a table.
+
+    parameters  as they are written in SQL: `model, as_of := NULL`
+    takes       what each parameter means
+    references, calls  as for a model
+    """
+
+    name: str
+    parameters: str
+    path: Path
+    sql: str
+    summary: str
+    takes: str
+    grain: str
+    rule: str
+    columns: str
+    reader: str
+    references: dict[str, int]
+    calls: dict[str, int]
+
+    @property
+    def signature(self) -> str:
+        """How it is called."""
+        return f"{self.name}({self.parameters})"
+
+    @property
+    def description(self) -> str:
+        """The header as Markdown."""
+        parts = [("Takes", self.takes), ("Grain", self.grain), ("Rule", self.rule), ("Columns", self.columns)]
+        return _described(f"`FROM {self.signature}`: {self.summary}", [*parts, ("Reader", self.reader)])
+
+
+def _described(summary: str, parts: list[tuple[str, str]]) -> str:
+    return "\n\n".join([summary, *(f"**{word}**: {text}" for word, text in parts if text)])
 
 
 @dataclass(frozen=True)
@@ -65,21 +105,40 @@ class SqlTest:
 
 @dataclass(frozen=True)
 class SqlProject:
-    """Models in an order in which they can be built, and the tests over them."""
+    """Models and macros in an order in which they can be built, and the tests over them."""
 
     folder: Path
-    models: tuple[SqlModel, ...]
+    items: tuple[SqlModel | SqlMacro, ...]
     tests: tuple[SqlTest, ...]
 
     @cached_property
+    def models(self) -> tuple[SqlModel, ...]:
+        """The tables and views."""
+        return tuple(item for item in self.items if isinstance(item, SqlModel))
+
+    @cached_property
+    def macros(self) -> tuple[SqlMacro, ...]:
+        """The questions with parameters."""
+        return tuple(item for item in self.items if isinstance(item, SqlMacro))
+
+    @cached_property
     def digest(self) -> str:
-        """Changes with any model or test."""
-        texts = [[model.name, model.sql] for model in self.models] + [[test.name, test.sql] for test in self.tests]
+        """Changes with any model, macro or test."""
+        texts = [[one.name, one.sql] for one in (*self.items, *self.tests)]
         return digest(texts, n_bytes=8)
 
     def model(self, name: str) -> SqlModel:
         """The model of that name. Raises KeyError."""
         return {model.name: model for model in self.models}[name]
+
+    def macros_of(self, model: SqlModel) -> tuple[SqlMacro, ...]:
+        """Where a reader of this table meets them: of its name, or reading it and bearing no table's name."""
+        names = {one.name for one in self.models}
+        return tuple(
+            macro
+            for macro in self.macros
+            if macro.name == model.name or (macro.name not in names and model.name in macro.references)
+        )
 
     def upstream(self, name: str) -> frozenset[str]:
         """Every model and source that `name` rests on, however far away."""

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dbt_like_sql.model import Severity, SqlModel, SqlProject, SqlTest
+from dbt_like_sql.model import Severity, SqlMacro, SqlModel, SqlProject, SqlTest
+from dbt_like_sql.parsed import first_line
 from eval_pipelines.errors import SqlModelError
 
 if TYPE_CHECKING:
@@ -29,10 +30,26 @@ class SqlTestResult:
 
 
 def build(project: SqlProject, connection: "duckdb.DuckDBPyConnection") -> None:
-    """Create every model in the connection's current schema. Raises SqlModelError with the file's own line."""
-    for model in project.models:
+    """Create every model and macro in the connection's schema. Raises SqlModelError with the file's own line."""
+    for item in project.items:
+        what = (
+            f"MACRO {item.signature} AS TABLE"
+            if isinstance(item, SqlMacro)
+            else f"{item.materialized.upper()} {item.name} AS"
+        )
         # On one line with the header's first line, so that DuckDB counts lines as the file does.
-        _run(connection, model, f"CREATE {model.materialized.upper()} {model.name} AS {model.sql}\n")
+        _run(connection, item, f"CREATE {what} {item.sql}\n")
+        if isinstance(item, SqlMacro):
+            _bind(connection, item)
+
+
+def _bind(connection: "duckdb.DuckDBPyConnection", macro: SqlMacro) -> None:
+    """Plan a call of it: creating it leaves out whatever a parameter stands in."""
+    counted = "SELECT len(parameters) FROM duckdb_functions() WHERE function_name = ? AND function_type = 'table_macro'"
+    [(n_parameters,)] = connection.execute(counted, [macro.name]).fetchall()
+    nulls = ", ".join(["NULL"] * n_parameters)
+    # so many lines ahead that DuckDB, which counts those of the call, names the line on which the SELECT starts
+    _run(connection, macro, "\n" * (first_line(macro.sql) - 1) + f"EXPLAIN FROM {macro.name}({nulls})")
 
 
 def run_tests(project: SqlProject, connection: "duckdb.DuckDBPyConnection") -> tuple[SqlTestResult, ...]:
@@ -50,7 +67,9 @@ def _result(connection: "duckdb.DuckDBPyConnection", test: SqlTest) -> SqlTestRe
     return SqlTestResult(test.name, test.model, not n_failing, n_failing, test.severity, test.meaning, rows, test.path)
 
 
-def _run(connection: "duckdb.DuckDBPyConnection", item: SqlModel | SqlTest, sql: str) -> list[tuple[Any, ...]]:
+def _run(
+    connection: "duckdb.DuckDBPyConnection", item: SqlModel | SqlMacro | SqlTest, sql: str
+) -> list[tuple[Any, ...]]:
     import duckdb
 
     try:

@@ -10,8 +10,16 @@
 --          answer: the model's text · failure_kind: why there is none · coverage: of the metric, graded / asked, 0..1
 -- Reader   "why is this number what it is"; a view over the landed Parquet: name a model and a benchmark
 WITH cells AS (
-    SELECT DISTINCT model_key, benchmark, fingerprint, ask_version, evaluation_id, run_id, score_version
-    FROM latest_metrics
+    -- names are qualified because the macro answers has a parameter of that name
+    SELECT DISTINCT
+        latest.model_key,
+        latest.benchmark,
+        latest.fingerprint,
+        latest.ask_version,
+        latest.evaluation_id,
+        latest.run_id,
+        latest.score_version
+    FROM latest_metrics AS latest
 ),
 
 answers AS (

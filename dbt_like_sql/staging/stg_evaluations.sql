@@ -4,5 +4,4 @@
 -- Rule     a try that was landed twice (its step was retried within one run) keeps its newest record
 -- Reader   the marts
 SELECT *
-FROM evaluations
-QUALIFY row_number() OVER (PARTITION BY evaluation_id, run_id ORDER BY recorded_at DESC, n_failed) = 1
+FROM stg_evaluations(as_of := NULL)

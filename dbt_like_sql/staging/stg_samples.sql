@@ -5,4 +5,4 @@
 -- Reader   the marts
 SELECT *
 FROM samples
-QUALIFY row_number() OVER (PARTITION BY benchmark, ask_version, sample_id ORDER BY n_requests DESC) = 1
+QUALIFY row_number() OVER (PARTITION BY samples.benchmark, ask_version, sample_id ORDER BY n_requests DESC) = 1

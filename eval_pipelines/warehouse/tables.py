@@ -130,12 +130,12 @@ def create_responses(connection: duckdb.DuckDBPyConnection, landing: Path) -> No
     # By name reads every footer before the first row: only where an older file lacks a column.
     by_name = str(n_columns < len(columns)).lower()
     # model and benchmark come from the folder names, so that a filter on them skips whole files.
-    source = {"model_key": "model", **{name: f"{name} AT TIME ZONE 'UTC'" for name in time_columns("responses")}}
-    select = ", ".join(f'{source.get(name, name)} AS "{name}"' for name in columns)
+    source = {"model_key": "landed.model", **{name: f"{name} AT TIME ZONE 'UTC'" for name in time_columns("responses")}}
+    select = ", ".join(f'{source.get(name, f"landed.{name}")} AS "{name}"' for name in columns)
     run(
         connection,
         f"CREATE VIEW responses AS SELECT {select} FROM read_parquet({_quoted(pattern)}, union_by_name = {by_name}, "
-        "hive_partitioning = true, hive_types_autocast = false, filename = 'landed_at_path') "
+        "hive_partitioning = true, hive_types_autocast = false, filename = 'landed_at_path') AS landed "
         f"WHERE landed_at_path[{len(str(landing)) + 2}:] IN (SELECT path FROM landed_files WHERE kind = 'responses') "
         "AND fingerprint IN (SELECT fingerprint FROM evaluations)",
     )
@@ -144,6 +144,9 @@ def create_responses(connection: duckdb.DuckDBPyConnection, landing: Path) -> No
 def drop_models(connection: duckdb.DuckDBPyConnection) -> None:
     """Drop everything that is derived from the base tables."""
     keep = {*TABLES, "landed_files"}
+    macros = "SELECT DISTINCT function_name FROM duckdb_functions() WHERE NOT internal AND database_name = 'pub'"
+    for (name,) in run(connection, macros):
+        run(connection, f'DROP MACRO TABLE "{name}"')
     for (name,) in run(connection, "SELECT view_name FROM duckdb_views() WHERE NOT internal AND database_name = 'pub'"):
         run(connection, f'DROP VIEW "{name}"')
     for (name,) in run(connection, "SELECT table_name FROM duckdb_tables() WHERE database_name = 'pub'"):

@@ -180,7 +180,7 @@ def test_a_blocking_test_keeps_the_former_publication(tmp_path: Path) -> None:
     publish(tmp_path)
     packaged = load()
     never = SqlTest("never", "leaderboard", Path("never.sql"), "SELECT 1 AS one", "nobody may publish.", "block")
-    blocked = SqlProject(packaged.folder, packaged.models, (*packaged.tests, never))
+    blocked = SqlProject(packaged.folder, packaged.items, (*packaged.tests, never))
 
     with pytest.raises(WarehouseError, match=r"never\.sql found 1 rows"):
         publish(tmp_path, models=blocked)

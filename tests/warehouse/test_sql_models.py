@@ -183,3 +183,71 @@ def test_a_grain_that_does_not_hold_is_found(tmp_path: Path) -> None:
     [failing] = publish(tmp_path / "data", models=load(tmp_path / "sql")).failing
 
     assert (failing.name, failing.rows) == ("odd_has_its_grain", [{"model_key": "tiny@step-100", "n_rows": 4}])
+
+
+MACRO = """-- {name}: a question for the test.
+--
+-- macro: {name}(model, least := 0)
+-- Takes    model: a key · least: a value
+-- Columns  all of them
+-- Reader   this test
+"""
+
+
+def write_macro(folder: Path, name: str, sql: str, header: str = MACRO) -> Path:
+    path = folder / "macros" / f"{name}.sql"
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(header.replace("{name}", name) + sql)
+    return path
+
+
+def test_a_macro_reads_what_it_names_and_what_its_macros_read(tmp_path: Path) -> None:
+    write(tmp_path, "egg", "SELECT model_key FROM hatched('a', least := 1)\n")
+    write_macro(tmp_path, "hatched", "SELECT * FROM scores WHERE model_key = model AND value >= least\n")
+    write_macro(tmp_path, "egg", "SELECT * FROM egg WHERE model_key = model AND least = 0\n")
+    write_macro(tmp_path, "boiled", "SELECT e.* FROM egg('a') AS e, range(3)\n")
+
+    project = load(tmp_path)
+
+    assert [item.name for item in project.items if item.name != "boiled"] == ["hatched", "egg", "egg"]
+    assert project.model("egg").depends_on == ("scores",)
+    assert {macro.name: set(macro.references) for macro in project.macros} == {
+        "hatched": {"scores"}, "egg": {"egg"}, "boiled": {"egg"},
+    }  # fmt: skip
+    assert {macro.signature for macro in project.macros_of(project.model("egg"))} == {
+        "boiled(model, least := 0)", "egg(model, least := 0)",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sql", "header", "line", "said"),
+    [
+        ("SELECT * FROM score\n", MACRO, 7, "Did you mean 'scores'?"),
+        ("SELECT * FROM odds('a')\n", MACRO, 7, "no macro is called 'odds'. Did you mean 'odd'?"),
+        ("SELECT * FROM odd('a')\n", MACRO, 7, "a cycle: odd() reads odd()"),
+        ("SELECT 1\n", MACRO.replace("{name}(", "even("), 3, "the header lacks `-- macro: odd("),
+        ("SELECT 1\n", MACRO.replace("Takes", "Needs"), 1, "lacks 'Takes'"),
+    ],
+)
+def test_what_is_wrong_with_a_macro_is_told_with_its_line(
+    tmp_path: Path, sql: str, header: str, line: int, said: str
+) -> None:
+    path = write_macro(tmp_path, "odd", sql, header)
+
+    error = complaint(tmp_path)
+
+    assert (error.path, error.line) == (path, line)
+    assert said in str(error)
+
+
+def test_a_macro_that_cannot_be_bound_stops_the_publication_with_its_line(tmp_path: Path) -> None:
+    for sql, line in (
+        ("SELECT value\nFROM scores\nWHERE nothing > 1\n", 9),
+        ("SELECT model,\n    least + nothing\nFROM scores\n", 7),
+    ):
+        path = write_macro(tmp_path, "odd", sql)
+
+        with pytest.raises(SqlModelError, match="nothing") as caught:
+            publish(tmp_path / "data", models=load(tmp_path))
+
+        assert (caught.value.path, caught.value.line) == (path, line)

@@ -1,0 +1,44 @@
+-- history: how a family of models did on a benchmark, number by number, the newest last.
+--
+-- macro: history(model_family, benchmark := NULL)
+-- Takes    model_family: the family, or one model as family@revision · benchmark: its name. Null: all
+-- Grain    one row per (evaluation_id, run_id, score_version, metric, filter)
+-- Rule     headline numbers over the whole benchmark, every one that was ever graded; is_comparable tells those of the
+--          benchmark's newest version from the older ones
+-- Columns  value, ci_low, ci_high: in the metric's unit · n: graded samples · coverage: graded / asked, 0..1 ·
+--          step: of training, if the revision names one · is_latest: the number that is quoted ·
+--          is_comparable: of the version that is quoted · is_within_budget: too many failures if false ·
+--          fingerprint: of the bytes · ask_version, score_version: of the benchmark · evaluated_at: asked, recorded_at: graded; UTC
+-- Reader   "how did it develop", "did it get worse", "what was it before the prompt changed"
+SELECT
+    h.benchmark,
+    h.model_key,
+    h.family,
+    h.revision,
+    h.step,
+    h.metric,
+    h.filter,
+    h.value,
+    h.ci_low,
+    h.ci_high,
+    h.n,
+    h.coverage,
+    h.is_latest,
+    (h.benchmark, h.ask_version, h.score_version) IN (
+        SELECT (newest.benchmark, newest.ask_version, newest.score_version) FROM latest_metrics AS newest
+    ) AS is_comparable,
+    h.is_within_budget,
+    h.fingerprint,
+    h.ask_version,
+    h.score_version,
+    h.evaluation_id,
+    h.run_id,
+    h.evaluated_at,
+    h.recorded_at
+FROM metric_history AS h
+WHERE
+    h.is_headline
+    AND h.subtask = ''
+    AND (h.family = model_family OR h.model_key = model_family)
+    AND (benchmark IS NULL OR h.benchmark = benchmark)
+ORDER BY h.benchmark, h.step NULLS FIRST, h.evaluated_at, h.recorded_at

@@ -1,0 +1,95 @@
+"""The questions with parameters: asked of the published file as any tool opens it."""
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from eval_pipelines.records import Request, Response
+from eval_pipelines.warehouse.publish import publish
+
+from .builders import answer, at, evaluation, failure, grade, land, requests
+
+ONE, TWO = "tiny@step-100", "tiny@step-200"
+
+
+def ask(root: Path, sql: str) -> list[tuple[Any, ...]]:
+    """As the command line would: the file itself, opened by its path."""
+    with duckdb.connect(str(root / "scores.duckdb"), read_only=True) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def test_the_leaderboard_of_a_moment_is_the_one_that_was_published_then(tmp_path: Path) -> None:
+    states: list[tuple[str, list[tuple[Any, ...]]]] = []
+
+    def publish_at(minute: float) -> None:
+        assert publish(tmp_path).failing == ()
+        for table in ("leaderboard", "latest_metrics", "stg_metrics", "stg_evaluations"):
+            states.append(
+                (f"{table}(as_of := '{at(minute):%Y-%m-%d %H:%M}')", ask(tmp_path, f"FROM {table} ORDER BY ALL"))
+            )
+
+    first = land(tmp_path, evaluation(ONE), (1, 1, 0, 0))
+    land(tmp_path, evaluation(TWO, recorded_at=at(2)), (1, 0, 0, 0))
+    publish_at(5)
+    grade(tmp_path, first, (0, 0, 0, 0), score_run="again", minute=10)
+    publish_at(12)
+    land(tmp_path, evaluation(ONE, run_id="few", n_samples=2, fingerprint="overwritten", recorded_at=at(20)), (1, 1))
+    publish_at(22)
+    land(tmp_path, evaluation(TWO, ask_version="2.0-bbbb", recorded_at=at(30)), (1, 1, 1, 0))
+    publish_at(32)
+
+    assert [(call, ask(tmp_path, f"FROM {call} ORDER BY ALL")) for call, _ in states] == states
+    assert len({str(rows) for call, rows in states if call.startswith("leaderboard")}) == 4
+    assert ask(tmp_path, "FROM leaderboard(as_of := '2026-11-21 11:00')") == []
+
+
+def test_the_history_of_a_family_holds_every_number_and_says_which_ones_compare(tmp_path: Path) -> None:
+    land(tmp_path, evaluation(TWO, recorded_at=at(5)), (1, 0, 0, 0))
+    land(tmp_path, evaluation(ONE, ask_version="2.0-bbbb", recorded_at=at(9)), (1, 1, 0, 0))
+    land(tmp_path, evaluation("other@1", "mmlu"))
+    publish(tmp_path)
+
+    rows = ask(tmp_path, "SELECT model_key, value, is_latest, is_comparable FROM history('tiny', 'gsm8k')")
+    assert rows == [(ONE, 0.5, True, True), (TWO, 0.25, False, False)]
+    assert ask(tmp_path, f"SELECT value FROM history('{TWO}')") == [(0.25,)]
+    assert ask(tmp_path, "FROM history('tiny', benchmark := 'mmlu')") == []
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Path:
+    """One model, two questions: the first answered twice over, the second refused."""
+    first, second = requests(2)
+    again = Request(sample_id="main/0", subtask="main", operation="completion", prompt="again?", repeat=1)
+    pairs: list[tuple[Request, Response]] = [
+        (first, answer(first, "It is 0.", minute=1)), (again, answer(again, "Is it 0?")), (second, failure(second)),
+    ]  # fmt: skip
+    land(tmp_path, evaluation(run_id="old"), (0, None), pairs=[(first, answer(first, "It is 9."))])
+    land(tmp_path, evaluation(recorded_at=at(1)), (1, None), pairs=pairs)
+    land(tmp_path, evaluation(TWO), (1, 0))
+    publish(tmp_path)
+    return tmp_path
+
+
+def test_the_answers_to_a_question_are_found_by_its_id_and_by_its_words(asked: Path) -> None:
+    columns = "sample_id, value, answer, list_transform(responses, lambda r: (r.repeat, r.text, r.failure_kind))"
+    first = ("main/0", 1.0, None, [(0, "It is 0.", None), (1, "Is it 0?", None)])
+    second = ("main/1", None, None, [(0, None, "overloaded")])
+
+    assert ask(asked, f"SELECT {columns} FROM answers('{ONE}', 'gsm8k', 'main/0')") == [first]
+    assert ask(asked, f"SELECT {columns} FROM answers('{ONE}', 'gsm8k', question := 'WHAT IS 1')") == [second]
+    assert ask(asked, f"SELECT {columns} FROM answers('{ONE}', 'gsm8k')") == [first, second]
+    assert ask(asked, f"SELECT answer FROM answers('{TWO}', benchmark := 'gsm8k', question := 'main/1')") == [
+        ("It is main/1.",)
+    ]
+    assert ask(asked, f"FROM answers('{ONE}', 'mmlu')") == []
+
+
+def test_publishing_anew_replaces_the_macros(tmp_path: Path) -> None:
+    land(tmp_path, evaluation(ONE))
+    publish(tmp_path)
+    land(tmp_path, evaluation(TWO))
+
+    assert not publish(tmp_path).is_full_rebuild
+    assert len(ask(tmp_path, "FROM leaderboard()")) == 2
