@@ -216,7 +216,8 @@ def print_leaderboard(data_root: Path) -> None:
         )  # fmt: skip
     _console().print(table)
     click.echo(
-        "Which differences are significant, on the same questions (McNemar, exact; one test each, not corrected for several):"
+        "Which differences are significant, on the same questions (McNemar's exact test; of graded verdicts, such as the "
+        "mean of several answers, a permutation test; one test each, not corrected for several):"
     )
     for contrast in board.contrasts(data_root, rows):
         click.echo(f"  {contrast.in_words()}")
