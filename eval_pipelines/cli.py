@@ -13,6 +13,9 @@ from dotenv import load_dotenv
 from rich.console import Console
 from rich.table import Table
 
+from eval_pipelines.cli_answers import answers
+from eval_pipelines.cli_export import export
+from eval_pipelines.cli_scores import compare, history, leaderboard, print_leaderboard
 from eval_pipelines.cli_serving import serving
 from eval_pipelines.cli_spending import spent
 from eval_pipelines.config import Config, Deployment, load_config
@@ -152,13 +155,8 @@ def publish(path: Path) -> None:
         click.echo(f"{test.severity}: {test.name}: {test.n_failing} rows: {test.meaning}", err=True)
 
 
-@main.command()
-@click.pass_obj
-def leaderboard(path: Path) -> None:
-    """Print the published leaderboard, and which of its differences are significant."""
-    print_leaderboard(load_config(path).data_root)
-
-
+for command in (leaderboard, compare, history, answers, export):
+    main.add_command(command)
 main.add_command(serving)
 main.add_command(spent)
 
@@ -200,27 +198,6 @@ def demo(path: Path, weights: Path) -> None:
     run_demo(config, weights)
     print_leaderboard(config.data_root)
     _print_next_steps(config.data_root)
-
-
-def print_leaderboard(data_root: Path) -> None:
-    """The leaderboard with n, coverage and intervals; below it, which differences are more than chance."""
-    from eval_pipelines import leaderboard as board
-
-    rows = board.rows(data_root)
-    table = Table("benchmark", "rank", "model", "metric", "score (95 %)", "n", "coverage", title="Leaderboard")
-    for row in rows:
-        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
-        table.add_row(
-            row["benchmark"], str(row["rank"] or "-"), row["model_key"], metric, board.score_in_words(row),
-            f"{row['n']:,}/{row['n_asked']:,}", f"{row['coverage']:.1%}",
-        )  # fmt: skip
-    _console().print(table)
-    click.echo(
-        "Which differences are significant, on the same questions (McNemar's exact test; of graded verdicts, such as the "
-        "mean of several answers, a permutation test; one test each, not corrected for several):"
-    )
-    for contrast in board.contrasts(data_root, rows):
-        click.echo(f"  {contrast.in_words()}")
 
 
 def _metrics_of(data_root: Path, model: str, benchmarks: Sequence[str]) -> list[dict[str, Any]]:

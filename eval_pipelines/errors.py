@@ -24,6 +24,11 @@ One failed request is not here. It is data: see records.Failure.
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
+
+# a list that is longer than this is no help: the nearest of it are
+_MAX_SHOWN: Final = 40
+_N_NEAREST: Final = 10
 
 
 class EvalPipelinesError(Exception):
@@ -41,7 +46,11 @@ class UnknownNameError(ConfigError, LookupError):
         near = difflib.get_close_matches(name, known, n=1)
         guess = f" Did you mean {near[0]!r}?" if near else ""
         hint = f" To add it, {add}." if add else ""
-        super().__init__(f"no {kind} is called {name!r}.{guess} Known: {', '.join(sorted(known)) or 'none yet'}.{hint}")
+        shown = sorted(known)
+        if len(shown) > _MAX_SHOWN:
+            nearest = difflib.get_close_matches(name, known, n=_N_NEAREST, cutoff=0)
+            shown = [*nearest, f"and {len(shown) - len(nearest):,} more"]
+        super().__init__(f"no {kind} is called {name!r}.{guess} Known: {', '.join(shown) or 'none yet'}.{hint}")
         self.kind, self.name, self.known = kind, name, tuple(known)
 
 

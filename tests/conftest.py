@@ -81,6 +81,16 @@ def shared_data() -> Path:
     return SHARED_DATA
 
 
+@pytest.fixture(scope="session")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data root of a small published record: tests/published_record.py. Read it only."""
+    from tests.published_record import publish_record
+
+    root = tmp_path_factory.mktemp("record") / "data"
+    assert publish_record(root).failing == ()
+    return root
+
+
 @pytest.fixture
 def write_config(tmp_path: Path) -> Callable[..., Path]:
     """Write an evals.yaml into the test's folder."""

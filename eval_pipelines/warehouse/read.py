@@ -59,10 +59,17 @@ def query(data_root: Path, sql: str, params: list[Any] | None = None) -> list[di
     """
     connection = open_published(data_root)
     try:
-        rows = connection.execute(sql, params or []).fetchall()
-        names = [str(column[0]) for column in connection.description or []]
+        return fetch(connection, sql, params)
     finally:
         connection.close()
+
+
+def fetch(
+    connection: duckdb.DuckDBPyConnection, sql: str, params: list[Any] | dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of one query on an open connection; moments are aware, in UTC. Raises duckdb.Error."""
+    rows = connection.execute(sql, params or []).fetchall()
+    names = [str(column[0]) for column in connection.description or []]
     return [{name: _aware(value) for name, value in zip(names, row, strict=True)} for row in rows]
 
 

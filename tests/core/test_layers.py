@@ -27,6 +27,7 @@ OWN_PROCESS = ("eval_pipelines/embedded/", "eval_pipelines/serving/servers/")
 READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/guard.py"}
 SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models", "layouts", "container_spec"}
 ARROWS = {
+    "analysis": {"scoring", "warehouse"},
     "benchmarks": {"scoring"},
     "evaluate": {"benchmarks", "client", "evaluation_record", "scoring"},
     "evaluation_record": {"benchmarks", "client", "config_prices"},

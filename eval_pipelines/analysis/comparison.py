@@ -1,0 +1,131 @@
+"""Two models on the questions both were graded on: by how much they differ, and on which."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eval_pipelines.analysis import names
+from eval_pipelines.analysis.answers import Row, answers_in_words
+from eval_pipelines.scoring.paired import Comparison, compare
+from eval_pipelines.warehouse.read import fetch
+
+if TYPE_CHECKING:
+    import duckdb
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two models on one benchmark's headline metric.
+
+    Attributes:
+        value_a: The published number of a, over all its graded questions, in the metric's unit; None: none graded.
+        found: The paired comparison over the questions both were graded on.
+    """
+
+    benchmark: str
+    metric: str
+    filter: str
+    higher_is_better: bool
+    value_a: float | None
+    value_b: float | None
+    coverage_a: float
+    coverage_b: float
+    found: Comparison
+
+    def row(self) -> Row:
+        """As plain columns."""
+        found = self.found
+        return {
+            "benchmark": self.benchmark, "metric": self.metric, "filter": self.filter, "value_a": self.value_a,
+            "value_b": self.value_b, "difference": found.difference if found.n else None, "ci_low": found.ci_low,
+            "ci_high": found.ci_high, "n": found.n, "n_a_only": found.n_a_only, "n_b_only": found.n_b_only,
+            "p_value": found.p_value, "test": found.test, "min_detectable": found.min_detectable,
+            "verdict": found.verdict, "coverage_a": self.coverage_a, "coverage_b": self.coverage_b,
+        }  # fmt: skip
+
+
+def pairs(connection: "duckdb.DuckDBPyConnection", a: str, b: str, benchmarks: Iterable[str] = ()) -> list[Pair]:
+    """The two models on every benchmark on which both have a number of the same version.
+
+    Raises:
+        UnknownNameError: a model or benchmark that the record does not know.
+    """
+    _check(connection, a, b, benchmarks)
+    rows = fetch(
+        connection,
+        "SELECT a.benchmark, a.metric, a.filter, a.higher_is_better, a.value AS value_a, b.value AS value_b, "
+        "a.coverage AS coverage_a, b.coverage AS coverage_b, "
+        "[a.evaluation_id, a.run_id, a.score_version, a.metric, a.filter] AS cell_a, "
+        "[b.evaluation_id, b.run_id, b.score_version, b.metric, b.filter] AS cell_b "
+        "FROM leaderboard AS a INNER JOIN leaderboard AS b USING (benchmark, metric, filter) "
+        "WHERE a.model_key = ? AND b.model_key = ? ORDER BY a.benchmark",
+        [a, b],
+    )
+    wanted = set(benchmarks)
+    found = []
+    for row in rows:
+        cells = [verdicts(connection, row.pop(name)) for name in ("cell_a", "cell_b")]
+        if not wanted or row["benchmark"] in wanted:
+            found.append(Pair(**row, found=compare(*cells, higher_is_better=row["higher_is_better"])))
+    return found
+
+
+def verdicts(connection: "duckdb.DuckDBPyConnection", cell: list[str]) -> dict[str, float]:
+    """Sample id → verdict. `cell`: evaluation_id, run_id, score_version, metric, filter."""
+    rows = fetch(
+        connection,
+        "SELECT sample_id, value FROM stg_scores WHERE evaluation_id = ? AND run_id = ? AND score_version = ? "
+        "AND metric = ? AND filter = ? AND value IS NOT NULL",
+        cell,
+    )
+    return {row["sample_id"]: row["value"] for row in rows}
+
+
+def flips(
+    connection: "duckdb.DuckDBPyConnection", a: str, b: str, benchmark: str, *, limit: int | None = None
+) -> list[Row]:
+    """The questions on which the verdicts differ, those that b lost first, each with both answers.
+
+    Only where verdicts are right or wrong, or a share of right: two perplexities always differ.
+
+    Columns: benchmark, sample_id, subtask, change (`lost` or `won` by b), value_a, value_b, question, target,
+    answer_a, answer_b.
+    """
+    _check(connection, a, b, [benchmark])
+    rows = fetch(
+        connection,
+        """
+        WITH cells AS (SELECT * FROM leaderboard WHERE benchmark = $benchmark),
+        marks AS (
+            SELECT scores.model_key, scores.sample_id, scores.subtask, scores.value, cells.ask_version, cells.higher_is_better
+            FROM stg_scores AS scores
+            INNER JOIN cells USING (evaluation_id, run_id, score_version, metric, filter)
+            WHERE scores.value IS NOT NULL
+        )
+        SELECT $benchmark AS benchmark, a.sample_id, a.subtask,
+            CASE WHEN (b.value > a.value) = a.higher_is_better THEN 'won' ELSE 'lost' END AS change,
+            a.value AS value_a, b.value AS value_b, samples.question, samples.target
+        FROM marks AS a
+        INNER JOIN marks AS b USING (sample_id, subtask)
+        LEFT JOIN stg_samples AS samples
+            ON samples.benchmark = $benchmark AND samples.ask_version = a.ask_version AND samples.sample_id = a.sample_id
+        WHERE a.model_key = $a AND b.model_key = $b AND a.value <> b.value
+            AND a.value BETWEEN 0 AND 1 AND b.value BETWEEN 0 AND 1
+        ORDER BY change, abs(b.value - a.value) DESC, len(a.sample_id), a.sample_id
+        LIMIT $limit
+        """,
+        {"a": a, "b": b, "benchmark": benchmark, "limit": 1_000_000 if limit is None else limit},
+    )
+    for column, model in (("answer_a", a), ("answer_b", b)):
+        answers = answers_in_words(connection, model, benchmark, [row["sample_id"] for row in rows])
+        for row in rows:
+            row[column] = answers.get(row["sample_id"])
+    return rows
+
+
+def _check(connection: "duckdb.DuckDBPyConnection", a: str, b: str, benchmarks: Iterable[str]) -> None:
+    known: list[Any] = names.models(connection)
+    for model in (a, b):
+        names.check("model in this record", model, known)
+    for benchmark in benchmarks:
+        names.check("benchmark in this record", benchmark, names.benchmarks(connection))

@@ -1,0 +1,60 @@
+"""A family over its training: the headline number of one benchmark, checkpoint by checkpoint."""
+
+from typing import TYPE_CHECKING
+
+from eval_pipelines.analysis import names
+from eval_pipelines.analysis.answers import Row
+from eval_pipelines.analysis.comparison import verdicts
+from eval_pipelines.scoring.paired import compare
+from eval_pipelines.warehouse.read import fetch
+
+if TYPE_CHECKING:
+    import duckdb
+
+_CELL = ("evaluation_id", "run_id", "score_version", "metric", "filter")
+
+
+def course(connection: "duckdb.DuckDBPyConnection", family: str, benchmark: str) -> list[Row]:
+    """The comparable numbers of a family, by training step (revisions without one last, by when they were asked).
+
+    Columns: model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked,
+    coverage, higher_is_better, evaluated_at, recorded_at; and against the checkpoint before, on the same questions:
+    change, change_low, change_high (in the metric's unit, 95 %), p_value, verdict (`better`, `worse`, `inconclusive`);
+    null where there is none before.
+
+    Raises:
+        UnknownNameError: a family or benchmark that the record does not know.
+    """
+    names.check("family in this record", family, names.families(connection))
+    names.check("benchmark in this record", benchmark, names.benchmarks(connection))
+    rows = fetch(
+        connection,
+        "SELECT model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked, "
+        "coverage, higher_is_better, evaluated_at, recorded_at, evaluation_id, run_id, score_version "
+        "FROM leaderboard WHERE family = ? AND benchmark = ? ORDER BY step NULLS LAST, evaluated_at, model_key",
+        [family, benchmark],
+    )
+    before: dict[str, float] = {}
+    for row in rows:
+        now = verdicts(connection, [row[name] for name in _CELL])
+        found = compare(before, now, higher_is_better=row["higher_is_better"])
+        row["change"] = found.difference if found.n else None
+        row["change_low"], row["change_high"], row["p_value"] = found.ci_low, found.ci_high, found.p_value
+        row["verdict"] = found.verdict if found.n else None
+        # what nothing was graded of is no checkpoint to compare with
+        before = now or before
+    return rows
+
+
+def every(connection: "duckdb.DuckDBPyConnection", family: str, benchmark: str) -> list[Row]:
+    """Every headline number ever graded, also what no longer compares, oldest first; `is_latest` marks the others."""
+    names.check("family in this record", family, names.families(connection))
+    names.check("benchmark in this record", benchmark, names.benchmarks(connection))
+    return fetch(
+        connection,
+        "SELECT model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked, "
+        "coverage, higher_is_better, is_latest, is_within_budget, ask_version, score_version, fingerprint, run_id, "
+        "evaluated_at, recorded_at FROM metric_history "
+        "WHERE family = ? AND benchmark = ? AND is_headline AND subtask = '' ORDER BY recorded_at, model_key",
+        [family, benchmark],
+    )
