@@ -68,6 +68,12 @@ class DeploymentFields(SpecRecord):
         default=False, description="Ask for answers as a stream: the time to the first token is known."
     )
     idle_timeout_s: float = Field(default=60, gt=0, description="Seconds a stream may say nothing.")
+    text_start: str | None = Field(
+        default=None,
+        exclude=True,
+        description="The token that begins texts, as text (`<|endoftext|>`), for log-likelihoods of whole documents; "
+        "default: as the server tells.",
+    )
     # how much may be spent is no property of a server: with another budget, the one that runs serves on
     daily_tokens: int | None = Field(
         default=None, ge=1, exclude=True, description="Tokens per UTC day, prompts and answers, over all processes."
@@ -128,6 +134,7 @@ class Deployment(DeploymentFields):
             "request_timeout_s": self.request_timeout_s,
             "is_streamed": self.stream,
             "idle_timeout_s": self.idle_timeout_s,
+            "text_start": self.text_start,
         }
 
     def paying(self, served_name: str, url: str = "", key_env: str | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from eval_pipelines.config_prices import Price
 
-CAPABILITIES = ("chat", "completions", "echo_logprobs", "top_logprobs")
+CAPABILITIES = ("chat", "completions", "echo_logprobs", "top_logprobs", "start_logprobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ class Endpoint:
         url: Base URL of the routes, without a trailing slash (`http://127.0.0.1:8000/v1`); of the first replica.
         served_name: The model name the server answers to.
         offers: The CAPABILITIES that were asked for and seen to work. `top_logprobs` means that the server
-            tells the best token at each position, so whether a continuation is greedy is known.
+            tells the best token at each position, so whether a continuation is greedy is known; `start_logprobs`
+            that the first token of a text has a log-probability, too.
         headers: Sent with every request. May hold a key: never printed, logged or stored.
         protocol: How it is spoken to: picks the files in client/dialects/.
         path_suffix: Ends every route; some servers answer only with a trailing slash.
@@ -101,6 +102,8 @@ class Endpoint:
         idle_timeout_s: Seconds a stream may say nothing.
         price: What tokens cost, in `currency`; None where nobody says.
         daily_budget: How much may be spent in a day, counted in `budgets_folder`; None: no limit.
+        text_start: The text of the token that begins texts there; empty: the server puts it before each text itself.
+            None: nobody knows yet.
         n_per_request: Repeats of a question that one HTTP request may ask (`n`), where that is exact; 1: none.
     """
 
@@ -128,6 +131,7 @@ class Endpoint:
     min_in_flight: int = 1
     is_streamed: bool = False
     idle_timeout_s: float = 60.0
+    text_start: str | None = None
     n_per_request: int = 1
     price: Price | None = None
     currency: str = "USD"

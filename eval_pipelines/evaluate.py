@@ -148,7 +148,7 @@ def _limits(endpoint: Endpoint, benchmark: Benchmark, n_requests: int, n_missing
 
 
 def _generates(benchmark: Benchmark) -> bool:
-    return any(request.operation != "loglikelihood" for request in itertools.islice(benchmark.requests(), 1))
+    return any(not request.is_likelihood for request in itertools.islice(benchmark.requests(), 1))
 
 
 def _keep_failure(failed: dict[str, tuple[Place, Response]], request: Request, response: Response) -> None:

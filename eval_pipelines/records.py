@@ -48,7 +48,14 @@ class Failure(Record):
     http_status: int | None = None
 
 
-Operation = Literal["chat", "completion", "loglikelihood"]
+Operation = Literal["chat", "completion", "loglikelihood", "loglikelihood_rolling"]
+LIKELIHOODS: frozenset[Operation] = frozenset({"loglikelihood", "loglikelihood_rolling"})
+_NEEDS: dict[Operation, tuple[str, ...]] = {
+    "chat": ("messages",),
+    "completion": ("prompt",),
+    "loglikelihood": ("prompt", "continuation"),
+    "loglikelihood_rolling": ("continuation",),
+}
 
 
 class Place(NamedTuple):
@@ -70,19 +77,32 @@ class Request(Record):
     repeat: int = Field(default=0, ge=0)
     operation: Operation
     messages: tuple[dict[str, str], ...] | None = Field(default=None, description="For `chat`.")
-    prompt: str | None = Field(default=None, description="For `completion`; the context for `loglikelihood`.")
+    prompt: str | None = Field(
+        default=None, description="For `completion`; the context for `loglikelihood`, empty: none."
+    )
     continuation: str | None = Field(
-        default=None, description="For `loglikelihood`: the text whose probability is asked."
+        default=None,
+        description="The text whose probability is asked: for `loglikelihood` after the prompt, for "
+        "`loglikelihood_rolling` as a document of its own, each token after all before it.",
     )
     params: dict[str, Any] = Field(default_factory=dict, description="max_tokens, temperature, stop, seed …")
 
     @model_validator(mode="after")
     def _carries_what_its_operation_needs(self) -> "Request":
-        needs = {"chat": ("messages",), "completion": ("prompt",), "loglikelihood": ("prompt", "continuation")}
-        missing = [name for name in needs[self.operation] if getattr(self, name) is None]
+        missing = [name for name in _NEEDS[self.operation] if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.operation} request needs {' and '.join(missing)}")
         return self
+
+    @property
+    def is_likelihood(self) -> bool:
+        """Whether a probability is asked, and no text."""
+        return self.operation in LIKELIHOODS
+
+    @property
+    def is_from_start(self) -> bool:
+        """Whether a probability of a text is asked with nothing before it."""
+        return self.operation == "loglikelihood_rolling" or (self.operation == "loglikelihood" and not self.prompt)
 
     @property
     def place(self) -> Place:

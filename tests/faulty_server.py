@@ -34,6 +34,9 @@ DEFAULTS: dict[str, Any] = {
     "is_sampling": False,  # answers depend on the seed
     "echo": True,
     "top_logprobs": True,
+    "start": None,  # "own": put before each text; a text: what /tokenizer_info tells; each has a log-probability then
+    "context": None,  # tokens; more are refused
+    "tokenize": True,
     "n_most": 10**9,  # of the choices that were asked for, so many are answered
     "refuses_above": None,  # more on the wire are answered with 429 at once
     "metrics": None,  # "503" or "stall": /metrics fails so
@@ -102,13 +105,23 @@ def faulty(fault: dict[str, Any]) -> Response:
     return JSONResponse(bodies[kind], 400 if kind == "context" else 200)
 
 
-def echo_logprobs(text: str) -> dict[str, Any]:
-    tokens = re.findall(r"\s*\S+|\s+$", text)
+def tokens_of(text: str) -> list[str]:
+    start = SETTINGS["start"] or "<s>"
+    own = ["<s>"] if SETTINGS["start"] == "own" else []
+    found = [start] if text.startswith(start) else []
+    return [*own, *found, *re.findall(r"\s*\S+|\s+$", text[len("".join(found)) :])]
+
+
+def logprob_of(token: str) -> float:
+    return -(zlib.crc32(token.encode()) % 500) / 100 - 0.01
+
+
+def echo_logprobs(tokens: list[str]) -> dict[str, Any]:
     offsets, at = [], 0
     for token in tokens:
         offsets.append(at)
         at += len(token)
-    logprobs = [None, *(-(zlib.crc32(token.encode()) % 500) / 100 - 0.01 for token in tokens[1:])]
+    logprobs = [None, *map(logprob_of, tokens[1:])]
     best = [None if lp is None else {token: lp, "other": lp + 0.5} for token, lp in zip(tokens, logprobs, strict=True)]
     only = [None if lp is None else {token: lp} for token, lp in zip(tokens, logprobs, strict=True)]
     return {
@@ -152,7 +165,14 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
         return faulty({"kind": "429"})
     is_chat = "messages" in body
     prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
-    is_canary = prompt in ("Hi", " zebra purple ontology seventeen of")
+    if isinstance(prompt, list):  # token ids, as /tokenize tells them
+        prompt = [VOCABULARY[id_] for id_ in prompt]
+        if len(prompt) + 1 > (SETTINGS["context"] or 10**9):
+            return faulty({"kind": "context"})
+        return JSONResponse({"choices": [{"index": 0, "text": "", "logprobs": echo_logprobs(prompt)}]})
+    if SETTINGS["context"] and len(tokens_of(prompt)) + body.get("max_tokens", 0) > SETTINGS["context"]:
+        return faulty({"kind": "context"})
+    is_canary = prompt == "Hi" or prompt.endswith(" zebra purple ontology seventeen of")
     if not is_canary or SETTINGS["faults_of_canaries"]:  # canaries are not questions
         SEEN[prompt] += 1
         if ANSWERED[prompt]:
@@ -173,7 +193,15 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
     usage = {"prompt_tokens": len(prompt.split()), "completion_tokens": 5 * len(choices)}
     TOLD.update(usage, finished=1)
     if body.get("echo") and SETTINGS["echo"]:
-        choices = [{"index": 0, "text": prompt, "logprobs": echo_logprobs(prompt), "finish_reason": "length"}]
+        choices = [
+            {
+                "index": 0,
+                "text": prompt,
+                "logprobs": echo_logprobs([*tokens_of(prompt), " more"]),
+                "finish_reason": "length",
+            }
+        ]
+        usage["completion_tokens"] = 1
     for part, fields in SETTINGS["choices"].items():
         if part in prompt:
             usage = usage | fields.get("usage", {})
@@ -212,6 +240,27 @@ async def hook(request: Request) -> Response:
 
 async def models(_: Request) -> Response:
     return JSONResponse({"data": [{"id": SETTINGS["model"]}]})
+
+
+VOCABULARY: list[str] = []
+
+
+async def tokenize(request: Request) -> Response:
+    """vLLM's shape."""
+    if not SETTINGS["tokenize"]:
+        return JSONResponse({"detail": "Not Found"}, 404)
+    body = await request.json()
+    found = tokens_of(body["prompt"])
+    if not body["add_special_tokens"]:
+        found = found[SETTINGS["start"] == "own" :]
+    VOCABULARY.extend(sorted({*found} - {*VOCABULARY}))
+    ids = [VOCABULARY.index(token) for token in found]
+    return JSONResponse({"count": len(ids), "max_model_len": SETTINGS["context"], "tokens": ids})
+
+
+async def tokenizer_info(_: Request) -> Response:
+    told = SETTINGS["start"]
+    return JSONResponse({"bos_token": None, "eos_token": told}, 404 if told in (None, "own") else 200)
 
 
 async def configure(request: Request) -> Response:
@@ -273,6 +322,8 @@ ROUTES = [
     Route("/hook", hook, methods=["GET", "POST", "PUT", "PATCH"]),
     Route("/metrics", metrics),
     Route("/arrivals", arrivals),
+    Route("/tokenize", tokenize, methods=["POST"]),
+    Route("/tokenizer_info", tokenizer_info),
     Route("/health", health),
     Route("/v1/health/ready", health),
 ]

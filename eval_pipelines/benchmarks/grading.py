@@ -132,7 +132,7 @@ def _judge(
     chosen = slice(repeat, repeat + 1) if subtask.n_verdicts > 1 else slice(None)
     for question in questions:
         for instance, requests in zip(question.instances, question.requests, strict=True):
-            instance.resps = [_as_resp(responses[request.digest]) for request in requests[chosen]]
+            instance.resps = [_as_resp(request, responses[request.digest]) for request in requests[chosen]]
     task._instances = [instance for question in questions for instance in question.instances]
     task.apply_filters()
     return [{name: _judge_one(task, question, name) for name in subtask.filter_names} for question in questions]
@@ -193,5 +193,7 @@ def _why_ungraded(question: Question, responses: Mapping[str, Response]) -> str 
     return None
 
 
-def _as_resp(response: Response) -> Any:
+def _as_resp(request: Request, response: Response) -> Any:
+    if request.operation == "loglikelihood_rolling":
+        return response.logprob
     return response.text if response.logprob is None else (response.logprob, bool(response.is_greedy))

@@ -3,7 +3,7 @@
 Source  lm-evaluation-harness 0.4.x, `lm_eval.api.task`; defaults follow its `local-completions` model class
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +35,7 @@ class Benchmark:
         tasks = [subtask.task for subtask in subtasks]
         self.ask_version = ask_version(spec, tasks)
         self.score_version = score_version(spec, tasks)
-        self.needs = _needs(name, spec, tasks)
+        self.needs = _needs(name, spec, tasks) | _needs_of_requests(self.requests())
         self.headline = self._headline()
         self._chain: Chain | None = None
 
@@ -189,8 +189,14 @@ def _needs(name: str, spec: BenchmarkSpec, tasks: list[Any]) -> frozenset[str]:
             needs.add("echo_logprobs")
             if task.OUTPUT_TYPE == "loglikelihood" or "exact_match" in task._metric_fn_list:
                 needs.add("top_logprobs")
+        elif task.OUTPUT_TYPE == "loglikelihood_rolling":
+            needs.add("echo_logprobs")
         else:
             raise UnsupportedError(
                 f"benchmarks.{name}: {task.config.task} is of type {task.OUTPUT_TYPE}, which is not asked yet"
             )
     return frozenset(needs)
+
+
+def _needs_of_requests(requests: Iterable[Request]) -> frozenset[str]:
+    return frozenset({"start_logprobs"} if any(request.is_from_start for request in requests) else ())

@@ -8,7 +8,7 @@ from typing import Any
 
 from eval_pipelines.benchmarks.repeats import n_repeats, takes_several
 from eval_pipelines.config import BenchmarkSpec
-from eval_pipelines.errors import UnsupportedError
+from eval_pipelines.errors import DataError
 from eval_pipelines.keys import digest
 from eval_pipelines.records import Request
 
@@ -22,8 +22,12 @@ _NOT_ASKED = (*_ONLY_SCORING, "metadata", "custom_dataset", "dataset_path", "dat
 
 def to_requests(instance: Any, sample_id: str, subtask: str, spec: BenchmarkSpec) -> list[Request]:
     """The requests of one lm-eval instance: one per repeat."""
-    is_text = instance.request_type != "loglikelihood"
-    fields = _generation(instance, spec) if is_text else _loglikelihood(instance, sample_id)
+    if instance.request_type == "loglikelihood_rolling":
+        fields = _rolling(instance, sample_id)
+    elif instance.request_type == "loglikelihood":
+        fields = _loglikelihood(instance)
+    else:
+        fields = _generation(instance, spec)
     return [
         Request(sample_id=sample_id, subtask=subtask, part=instance.idx, repeat=repeat, **_seeded(fields, repeat))
         for repeat in range(n_repeats(spec, instance.repeats))
@@ -39,10 +43,15 @@ def _seeded(fields: dict[str, Any], repeat: int) -> dict[str, Any]:
     return {**fields, "params": {**fields["params"], "seed": seed + repeat}} if isinstance(seed, int) else fields
 
 
-def _loglikelihood(instance: Any, sample_id: str) -> dict[str, Any]:
+def _rolling(instance: Any, sample_id: str) -> dict[str, Any]:
+    (document,) = instance.args
+    if not document:
+        raise DataError(f"{sample_id}: an empty text has no log-likelihood. Take its row out of the data.")
+    return {"operation": "loglikelihood_rolling", "continuation": document, "params": {"seed": _SEED}}
+
+
+def _loglikelihood(instance: Any) -> dict[str, Any]:
     context, continuation = instance.args[:2]
-    if not context.strip():
-        raise UnsupportedError(f"{sample_id}: a log-likelihood without a context is not asked yet")
     # spaces at the boundary belong to the continuation, as in lm-eval's `_encode_pair`
     stripped = context.rstrip()
     return {

@@ -53,7 +53,7 @@ def check_drawn(benchmark: str, requests: Iterable[Request]) -> None:
     for request in requests:
         if request.repeat == 0:
             continue
-        if request.operation != "loglikelihood" and request.params.get("temperature") == 0:
+        if not request.is_likelihood and request.params.get("temperature") == 0:
             raise ConfigError(
                 f"benchmarks.{benchmark}.repeats: an interceptor sets the temperature to 0, at which a question has the "
                 f"same answer each time. Take it out, or set `repeats: 1`."

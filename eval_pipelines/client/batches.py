@@ -72,7 +72,7 @@ def _is_next(one: Request, other: Request) -> bool:
     if other.repeat != one.repeat + 1 or other.sample_id != one.sample_id or other.part != one.part:
         return False
     is_same = (one.operation, one.prompt, one.messages) == (other.operation, other.prompt, other.messages)
-    if not is_same or one.operation == "loglikelihood" or one.params.get("temperature") == 0:
+    if not is_same or one.is_likelihood or one.params.get("temperature") == 0:
         return False
     seed = one.params.get("seed")
     return other.params == ({**one.params, "seed": seed + 1} if isinstance(seed, int) else one.params)

@@ -12,6 +12,11 @@ from eval_pipelines.client.redaction import secrets_in
 from eval_pipelines.records import FailureKind
 
 
+def encoded(said: Mapping[str, Any]) -> bytes:
+    """A body as it is sent."""
+    return json.dumps(said, ensure_ascii=False).encode()
+
+
 async def post(
     client: httpx.AsyncClient,
     url: str,

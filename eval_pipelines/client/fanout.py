@@ -2,25 +2,20 @@
 
 import asyncio
 import itertools
-import json
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from types import ModuleType
 from typing import Any
 
-import httpx
-
-from eval_pipelines.client import batches, exchange, failures, gate, interception, streaming
-from eval_pipelines.client.dialects import dialect, renamed
+from eval_pipelines.client import batches, failures, gate, interception, sending
 from eval_pipelines.client.ending import Ending, IsOver
 from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.report import AskReport, Progress
 from eval_pipelines.client.routing import Router
-from eval_pipelines.client.transport import open_client
+from eval_pipelines.client.transport import Client, open_client
 from eval_pipelines.endpoint import Endpoint, Replica, Watch
 from eval_pipelines.errors import EvalPipelinesError
 from eval_pipelines.records import Failure, FailureKind, Request, Response, utc_now
@@ -132,10 +127,9 @@ class _Run:
     report: AskReport
     _router: Router
     _interceptors: Sequence[Interceptor] = ()
-    _dialects: dict[str, ModuleType] = field(default_factory=dict)
     _ending: Ending = field(default_factory=Ending)
 
-    async def work(self, client: httpx.AsyncClient, source: Iterator[batches.Batch]) -> None:
+    async def work(self, client: Client, source: Iterator[batches.Batch]) -> None:
         for batch in source:
             parts = [(batch, 0)]
             while parts:
@@ -175,13 +169,9 @@ class _Run:
         allowed = max(self.limits.max_failed_share * self.report.n_requests + 1e-6, _MIN_FAILURES_TO_STOP)
         return self.report.n_failed > allowed and self.report.n_failed_of_server > allowed
 
-    async def _until_final(self, client: httpx.AsyncClient, batch: batches.Batch, n_before: int = 0) -> list[Response]:
+    async def _until_final(self, client: Client, batch: batches.Batch, n_before: int = 0) -> list[Response]:
         first, watch, router = batch[0], self.endpoint.watch, self._router
-        spoken = self._dialect(first.operation)
-        said = spoken.body(renamed(first, self.endpoint), self.endpoint.served_name)
-        said = said if len(batch) == 1 else batches.for_all(said, batch)
-        said = streaming.asked(spoken, first, said, self.endpoint)
-        body = json.dumps(said, ensure_ascii=False).encode()
+        sent = sending.sent(batch, self.endpoint)
         tried: set[int] = set()
         n_excused = 0
         for n_attempts in itertools.count(n_before + 1):
@@ -189,9 +179,9 @@ class _Run:
             n_restarts = watch.n_restarts if watch else 0
             # the choices of one question share its text
             index, replica = router.begin(first.sample_id, tried=tried)
-            attempt, outcome = Attempt(first, said, n_attempts), _Outcome()
+            attempt, outcome = Attempt(first, sent.said, n_attempts), _Outcome()
             try:
-                await self._attempt(client, replica, batch, spoken, body, attempt, outcome)
+                await self._attempt(client, replica, sent, attempt, outcome)
             finally:
                 failed = outcome.failure
                 policy = failures.POLICIES[failed.kind] if failed else None
@@ -224,15 +214,12 @@ class _Run:
 
     async def _attempt(
         self,
-        client: httpx.AsyncClient,
+        client: Client,
         replica: Replica,
-        batch: batches.Batch,
-        spoken: ModuleType,
-        body: bytes,
+        sent: sending.Sent,
         attempt: Attempt,
         outcome: _Outcome,
     ) -> None:
-        url = f"{replica.url}{spoken.path(self.endpoint.served_name)}{self.endpoint.path_suffix}"
         if self._interceptors and (refused := interception.send(self._interceptors, attempt)):
             outcome.failure = refused
             interception.receive(self._interceptors, attempt)
@@ -240,13 +227,13 @@ class _Run:
         # before the clock starts: waiting is no latency
         with self._ending.waits():
             is_again = attempt.n_attempt > 1
-            turn = await gate.turn(client, url, batch[0], n_answers=len(batch), is_again=is_again)
+            turn = await gate.turn(
+                client, f"{replica.url}{sent.path}", sent.batch[0], n_answers=len(sent.batch), is_again=is_again
+            )
         outcome.was_on_wire = True
         outcome.asked_at, started = utc_now(), time.perf_counter()
         try:
-            attempt.reply = await exchange.post(client, url, body, spoken, headers=attempt.headers)
-            outcome.told = batches.read(spoken, batch, attempt.reply)
-            streaming.timed(outcome.told, attempt.reply)
+            outcome.told = await sending.told(client, self.endpoint, replica, sent, attempt)
         except failures.NoAnswer as no_answer:
             outcome.failure, outcome.retry_after_s = no_answer.failure, no_answer.retry_after_s
         finally:
@@ -264,11 +251,6 @@ class _Run:
                     raise
                 # the answer that is there is kept, and nothing comes after it
                 self._stop(stop)
-
-    def _dialect(self, operation: str) -> ModuleType:
-        if operation not in self._dialects:
-            self._dialects[operation] = dialect(self.endpoint.protocol, operation)
-        return self._dialects[operation]
 
 
 def _responses(batch: batches.Batch, outcome: _Outcome, n_attempts: int) -> list[Response]:

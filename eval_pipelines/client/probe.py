@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from eval_pipelines.client import failures, gate, streaming
-from eval_pipelines.client.dialects import dialect, renamed
+from eval_pipelines.client.dialects import as_sent, dialect
 from eval_pipelines.client.exchange import post
 from eval_pipelines.client.interception import StopAsking
 from eval_pipelines.endpoint import Endpoint
@@ -46,14 +46,68 @@ async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capabili
     return failed
 
 
+async def text_start(client: httpx.AsyncClient, endpoint: Endpoint) -> str:
+    """The text of the token that begins texts there; empty if the server puts it before each text itself.
+
+    Empty, too, where nobody tells: then `try_capability` for `start_logprobs` says so.
+    """
+    if endpoint.text_start is not None:
+        return endpoint.text_start
+    if await try_capability(client, endpoint, "start_logprobs") is None:
+        return ""
+    try:
+        reply = await client.get(f"{endpoint.url.removesuffix('/v1')}/tokenizer_info")
+        told = reply.json() if reply.is_success else {}
+        found = told.get("bos_token") or told.get("eos_token")
+    except (httpx.HTTPError, ValueError, AttributeError):
+        return ""
+    # transformers' own tokenizers tell some as objects
+    found = found.get("content") if isinstance(found, dict) else found
+    return found if isinstance(found, str) else ""
+
+
 async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
-    request = _canary(capability)
+    if capability == "start_logprobs":
+        return await _try_start(client, endpoint)
+    failed, told = await _asked(client, endpoint, _canary(capability))
+    if failed is not None:
+        return failed
+    if capability == "top_logprobs" and told.get("is_greedy") is not False:
+        return failures.failure(FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
+    return None
+
+
+async def _try_start(client: httpx.AsyncClient, endpoint: Endpoint) -> Failure | None:
+    words = "".join(_UNLIKELY)
+    first = words.index(" ", 1)
+    values = []
+    for context in ("", words[:first]):
+        failed, told = await _asked(client, endpoint, _likelihood(context, words[len(context) :]))
+        if failed is not None and failed.kind not in (FailureKind.MALFORMED, FailureKind.EMPTY):
+            return failed
+        values.append(told.get("logprob"))
+    whole, rest = values
+    # some tell that the first token was certain
+    if whole is None or rest is None or whole > rest - 0.01:
+        message = (
+            "the first token of a text has no log-probability there. Say with `text_start` of the deployment what begins "
+            "texts (such as <|endoftext|>), or let the server tell (vLLM: --enable-tokenizer-info-endpoint)"
+        )
+        return failures.failure(FailureKind.UNSUPPORTED, message)
+    return None
+
+
+async def _asked(
+    client: httpx.AsyncClient, endpoint: Endpoint, request: Request
+) -> tuple[Failure | None, dict[str, Any]]:
+    """One attempt at a canary: what went wrong, or the Response fields of its answer."""
+    request = as_sent(request, endpoint)
     spoken = dialect(endpoint.protocol, request.operation)
     try:
-        said = spoken.body(renamed(request, endpoint), endpoint.served_name)
+        said = spoken.body(request, endpoint.served_name)
         body = httpx.Request("POST", endpoint.url, json=streaming.asked(spoken, request, said, endpoint))
     except UnsupportedError as error:  # it cannot even be said: nothing is sent
-        return failures.failure(FailureKind.UNSUPPORTED, str(error))
+        return failures.failure(FailureKind.UNSUPPORTED, str(error)), {}
     url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
     try:
         turn = await gate.turn(client, url, request)  # waits as long as the server asked for in its last reply
@@ -67,12 +121,9 @@ async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: s
         told = spoken.read(request, await post(client, url, body.content, spoken))
     except failures.NoAnswer as no_answer:
         failed = no_answer.failure
-        return failed
     finally:
         gate.over(client, turn, [told] if told else (), failed)
-    if capability == "top_logprobs" and told.get("is_greedy") is not False:
-        return failures.failure(FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
-    return None
+    return failed, told
 
 
 def _canary(capability: str) -> Request:
@@ -87,7 +138,10 @@ def _canary(capability: str) -> Request:
         )
     if capability == "completions":
         return Request(sample_id="canary", subtask="canary", operation="completion", prompt="Hi", params=params)
-    context, continuation = _UNLIKELY
+    return _likelihood(*_UNLIKELY)
+
+
+def _likelihood(context: str, continuation: str) -> Request:
     return Request(
         sample_id="canary", subtask="canary", operation="loglikelihood", prompt=context, continuation=continuation
     )

@@ -118,7 +118,7 @@ def estimate_tokens(request: Request, n_answers: int = 1) -> int:
     texts = [request.prompt or "", request.continuation or ""]
     texts += [message.get("content") or "" for message in request.messages or ()]
     given = [request.params[name] for name in _MAX_TOKENS if isinstance(request.params.get(name), int)]
-    answer = 1 if request.operation == "loglikelihood" else max(given, default=0)
+    answer = 1 if request.is_likelihood else max(given, default=0)
     return sum(len(text.encode(errors="replace")) for text in texts) // _BYTES_PER_TOKEN + 1 + n_answers * int(answer)
 
 

@@ -47,7 +47,7 @@ class Streamed(dict[str, Any]):
 def asked(spoken: ModuleType, request: Request, body: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:
     """The body, asking for a stream where the endpoint is asked so, the dialect can, and there is something to see."""
     streamed = getattr(spoken, "streamed", None) if endpoint.is_streamed else None
-    return body if streamed is None or request.operation == "loglikelihood" else streamed(body)
+    return body if streamed is None or request.is_likelihood else streamed(body)
 
 
 def is_asked(body: bytes) -> bool:

@@ -38,6 +38,8 @@ async def seen_to_work(
         UnsupportedError: it answers, but cannot do what is needed.
     """
     async with open_client(endpoint) as client:
+        if "start_logprobs" in needs:
+            endpoint = replace(endpoint, text_start=await probe.text_start(client, endpoint))
         several = len(endpoint.addresses) > 1
         checks = (
             _check(client, replace(endpoint, url=one.url), needs, one.url if several else where, log, key_env)

@@ -1,5 +1,6 @@
 """lm-eval's tasks as ours: loaded offline, versioned, graded without inventing zeros."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -299,3 +300,30 @@ def test_a_template_is_compiled_once_and_not_for_every_sample(monkeypatch, gsm8k
     monkeypatch.setattr(lm_eval.utils.env, "compile", counted)
     benchmark = gsm8k()
     assert n_compiled == 0 < len(list(benchmark.requests()))
+
+
+PAGES = [{"page": f" = Chapter {i} = \n\n It was the {word} of times . \n"} for i, word in enumerate(["best", "worst"])]
+
+
+def perplexity_task(index: Path, tmp_path: Path, pages: list[dict[str, str]]) -> Benchmark:
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps(page) + "\n" for page in pages))
+    source = {"folder": tmp_path, "splits": {"test": "pages.jsonl"}}
+    return load(
+        "wikitext",
+        BenchmarkSpec.model_validate({"task": "wikitext", "num_fewshot": 0, "data": source}),
+        limit=None,
+        cache=index,
+    )
+
+
+def test_a_perplexity_task_asks_whole_documents_and_what_begins_them(index, tmp_path) -> None:
+    benchmark = perplexity_task(index, tmp_path, PAGES)
+    requests = list(benchmark.requests())
+    assert benchmark.needs == {"echo_logprobs", "start_logprobs"}
+    assert [request.operation for request in requests] == ["loglikelihood_rolling"] * 2
+    assert requests[0].continuation == " = Chapter 0 =\n\nIt was the best of times.\n"  # as lm-eval detokenizes it
+
+
+def test_an_empty_document_is_named(index, tmp_path) -> None:
+    with pytest.raises(DataError, match="wikitext/0: an empty text"):
+        perplexity_task(index, tmp_path, [{"page": ""}])

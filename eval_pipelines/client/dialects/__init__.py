@@ -16,6 +16,11 @@ Optional, for servers that answer before they are done:
   None once it is done;
 - `headers(request_timeout_s) -> dict`, in the protocol's only file or its `_chat`: sent with every request.
 
+Optional, for log-likelihoods of documents that are longer than the model's context:
+
+- `body_of_tokens(window, served_name, params)` and `read_of_tokens(n_context, n_tokens, reply)`: `body` and `read` for
+  the token ids of a window, of which the first `n_context` are not predicted.
+
 Optional, for servers that can answer as a stream of server-sent events:
 
 - `streamed(body) -> dict`: the same body, asking for a stream. Not called for log-likelihoods;
@@ -24,24 +29,32 @@ Optional, for servers that can answer as a stream of server-sent events:
   which `read` reads as any other.
 """
 
+from functools import cache
 from types import ModuleType
 
 from eval_pipelines import plugins
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.records import Request
 
-_ROUTE = {"chat": "chat", "completion": "completions", "loglikelihood": "completions"}
 
-
+@cache
 def dialect(protocol: str, operation: str) -> ModuleType:
     """The file that speaks an operation in a protocol. Raises UnknownNameError for a protocol no file speaks."""
     known = plugins.names("client.dialects")
-    name = protocol if protocol in known else f"{protocol}_{_ROUTE[operation]}"
+    route = "chat" if operation == "chat" else "completions"
+    name = protocol if protocol in known else f"{protocol}_{route}"
     return plugins.load("client.dialects", name, kind="dialect")
 
 
-def renamed(request: Request, endpoint: Endpoint) -> Request:
-    """The request with its parameters called what the endpoint calls them. For sending only: its digest differs."""
+def as_sent(request: Request, endpoint: Endpoint) -> Request:
+    """The request as this endpoint is asked it. For sending and reading only: its digest differs.
+
+    Its parameters are called what the endpoint calls them. A text with nothing before it, a document that is read as
+    one (`loglikelihood_rolling`) included, follows what begins texts there: dialects know but `loglikelihood`.
+    """
+    if request.is_from_start:
+        start = {"operation": "loglikelihood", "prompt": endpoint.text_start or ""}
+        request = request.model_copy(update=start)
     # OpenAI's completions kept the names that its chat has changed
     if not endpoint.renames or (endpoint.protocol == "openai" and request.operation != "chat"):
         return request

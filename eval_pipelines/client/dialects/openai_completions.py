@@ -14,6 +14,8 @@ from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import FailureKind, Request
 
 streamed, Whole = _openai_stream.asking, _openai_stream.Whole
+# one token is generated and thrown away: several servers refuse max_tokens 0
+_ECHOED = {"max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
 
 
 def path(_served_name: str) -> str:
@@ -24,11 +26,25 @@ def path(_served_name: str) -> str:
 def body(request: Request, served_name: str) -> dict[str, Any]:
     """The JSON body of one completion or log-likelihood request."""
     if request.operation == "loglikelihood":
-        text = f"{request.prompt}{request.continuation}"
-        # one token is generated and thrown away: several servers refuse max_tokens 0
-        ask = {"prompt": text, "max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
-        return {"model": served_name, **ask, **request.params}
+        return {"model": served_name, "prompt": f"{request.prompt}{request.continuation}", **_ECHOED, **request.params}
     return {"model": served_name, "prompt": request.prompt, **request.params}
+
+
+def body_of_tokens(window: list[int], served_name: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The JSON body that asks for the log-probabilities of these tokens, by their ids."""
+    return {"model": served_name, "prompt": window, **_ECHOED, **params}
+
+
+def read_of_tokens(n_context: int, n_tokens: int, reply: dict[str, Any]) -> dict[str, Any]:
+    """Response fields of a window's tokens but the first `n_context`. Raises NoAnswer for a reply that lacks one."""
+    told = first_choice(reply).get("logprobs")
+    values = told.get("token_logprobs") if isinstance(told, dict) else None
+    if not isinstance(values, list) or len(values) < n_tokens:
+        raise NoAnswer(failure(FailureKind.UNSUPPORTED, "the server ignored `echo` with token ids", status=200))
+    predicted = values[n_context:n_tokens]
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in predicted):
+        raise NoAnswer(failure(FailureKind.MALFORMED, "not every token has a finite log-probability", status=200))
+    return {"logprob": math.fsum(predicted), **tokens(reply)}
 
 
 def read(request: Request, reply: dict[str, Any]) -> dict[str, Any]:
@@ -61,6 +77,8 @@ def _loglikelihood(request: Request, choice: dict[str, Any], counts: dict[str, i
         shift, spans = _spans(tokens_, told["text_offset"], end, counts["completion_tokens"])
         # a token without width begins a character that a later token completes
         chosen = [i for i, (first, last) in enumerate(spans) if first < end and (first >= start or last > start)]
+        if chosen[:1] == [0] and spans[0] == (0, 0) and logprobs[0] is None:
+            chosen = chosen[1:]  # what the server puts before each text, and names with nothing
         values = [float(logprobs[i]) for i in chosen]
         is_greedy = _is_greedy(told.get("top_logprobs"), values, chosen)
         spelled = "".join(tokens_[i] for i in chosen)

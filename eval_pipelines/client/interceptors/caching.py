@@ -38,8 +38,4 @@ def reuses(spec: Spec, request: Request, asked_at: datetime, now: datetime) -> b
 
 def _is_greedy(request: Request) -> bool:
     # servers draw unless they are told not to
-    return (
-        request.operation == "loglikelihood"
-        or request.params.get("temperature") == 0
-        or request.params.get("top_k") == 1
-    )
+    return request.is_likelihood or request.params.get("temperature") == 0 or request.params.get("top_k") == 1

@@ -97,7 +97,7 @@ class Spec(BaseModel):
 def request(spec: Spec, request: Request) -> Request:
     """The request with other parameters. A log-likelihood takes none that would draw an answer."""
     added = spec.params_to_add
-    if request.operation == "loglikelihood":
+    if request.is_likelihood:
         added = {name: value for name, value in added.items() if name not in _DRAWS}
     if isinstance(added.get("seed"), int):  # one seed for all repeats would draw one answer for all
         added = {**added, "seed": added["seed"] + request.repeat}

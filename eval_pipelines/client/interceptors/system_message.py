@@ -54,8 +54,8 @@ def request(spec: Spec, request: Request) -> Request:
 def _of_prompt(spec: Spec, request: Request) -> Request:
     if spec.completions == "leave":
         return request
-    if spec.completions == "prepend":
-        return request.model_copy(update={"prompt": f"{spec.text}{spec.separator}{request.prompt}"})
+    if spec.completions == "prepend" and request.operation != "loglikelihood_rolling":
+        return request.model_copy(update={"prompt": f"{spec.text}{spec.separator}{request.prompt or ''}"})
     raise UnsupportedError(
         f"{request.sample_id}: system_message cannot reach a plain prompt, which has no system message. Ask with "
         f"`protocol: chat`, or say `completions: prepend` (the text goes first) or `completions: leave`."
