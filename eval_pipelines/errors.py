@@ -4,7 +4,8 @@ EvalPipelinesError
 ├── ConfigError               the operator can fix it: a name, a path, a missing field
 │   ├── UnknownNameError      …and these are the names that exist
 │   ├── ModelKeyError         a partition key Dagster would drop, or that is no safe path
-│   └── DataError             a benchmark's data is not there, or lacks a column
+│   ├── DataError             a benchmark's data is not there, or lacks a column
+│   └── NoSandboxError        model-written code would have to run, and there is nowhere safe to run it
 ├── ServingError              no endpoint could be leased
 │   ├── StartError            the server process ended before it was ready (carries its last lines)
 │   ├── NotReadyError         it runs, but did not answer within ready_timeout_s
@@ -14,6 +15,8 @@ EvalPipelinesError
 ├── AskingStoppedError        going on was forbidden or pointless; what was answered is landed
 │   └── SpendingLimitError    a daily budget is used up; the rest can be asked later
 ├── ScoringError              a scorer raised: our bug, never a wrong answer
+├── UngradableError           one answer could not be judged, for no fault of its own: its sample stays ungraded
+│   └── SandboxError          the sandbox that was to run it broke
 └── WarehouseError            stored shape ≠ the shape this code reads, or it could not be written
     ├── SqlModelError         a file of dbt_like_sql/ is wrong (carries file and line)
     └── NothingAskedError     scores were wanted before there were responses
@@ -62,6 +65,13 @@ class DataError(ConfigError):
     """A benchmark's data is missing, unreadable, or lacks a column."""
 
 
+class NoSandboxError(ConfigError):
+    """Code that a model wrote would have to run, and there is no tight sandbox on this machine."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"model-written code runs only in a sandbox, and here is none: {message}")
+
+
 class ServingError(EvalPipelinesError):
     """No endpoint could be leased."""
 
@@ -102,6 +112,14 @@ class SpendingLimitError(AskingStoppedError):
 
 class ScoringError(EvalPipelinesError):
     """A scorer raised or returned what is no score."""
+
+
+class UngradableError(EvalPipelinesError):
+    """A scorer could not judge one answer, and the answer is not to blame: it is ungraded, with this as the reason."""
+
+
+class SandboxError(UngradableError):
+    """The sandbox broke. Nothing is known of the program in it."""
 
 
 class WarehouseError(EvalPipelinesError):
