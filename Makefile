@@ -101,10 +101,10 @@ servers: bootstrap
 	  $(MAKE) --no-print-directory $$one || echo "\`make $$one\` did not work here: the tests that need it are skipped"; \
 	done
 
-# Chromium for the UI, and two real load balancers.
+# Chromium for the UI, two real load balancers, and the sandbox for model-written code.
 system:
-	command -v chromium >/dev/null && command -v nginx >/dev/null && command -v haproxy >/dev/null || \
-	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core nginx-light haproxy; }
+	command -v chromium >/dev/null && command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v bwrap >/dev/null || \
+	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core nginx-light haproxy bubblewrap; }
 
 demo: bootstrap
 	$(BIN)/eval-pipelines demo

@@ -6,6 +6,7 @@ Source  bubblewrap 0.8, bwrap(1)
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -76,7 +77,7 @@ def start(
     }
     run = f"import sys; sys.path.insert(0, '/judge'); from in_sandbox.{side} import main; main()"
     python = [str(interpreter()), "-I", "-S", "-B", "-X", "utf8", "-c", run, json.dumps(told), *map(str, keep)]
-    command = [*_command(), "--seccomp", str(filter_file), "--", *python]
+    command = [shutil.which("bwrap") or "bwrap", *_options(), "--seccomp", str(filter_file), "--", *python]
     if members is not None:
         command = ["/bin/sh", "-c", 'echo $$ > "$0" && exec "$@"', str(members), *command]
     # bwrap's process becomes the sandbox's first: what it is started with can be read in /proc there
@@ -109,7 +110,7 @@ def _filter() -> bytes:
 
 
 @lru_cache
-def _command() -> tuple[str, ...]:
+def _options() -> tuple[str, ...]:
     """All that is the same for every program."""
     is_root = os.geteuid() == 0
     mine = [] if is_root else ["--unshare-user", "--uid", "65534", "--gid", "65534"]
@@ -117,7 +118,7 @@ def _command() -> tuple[str, ...]:
     kept = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if is_root else []
     variables = [word for name, value in _VARIABLES.items() for word in ("--setenv", name, value)]
     return (
-        "bwrap", *_NAMESPACES, *mine, "--die-with-parent", "--new-session", "--hostname", "sandbox",
+        *_NAMESPACES, *mine, "--die-with-parent", "--new-session", "--hostname", "sandbox",
         "--clearenv", *variables, "--cap-drop", "ALL", *kept,
         "--ro-bind", "/usr", "/usr", *_libraries(), *_beside_usr(interpreter(), Path(sys.base_prefix).resolve()),
         "--perms", "0755", "--dir", "/judge", "--ro-bind", str(_INSIDE), "/judge/in_sandbox",
