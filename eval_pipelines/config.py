@@ -3,6 +3,7 @@
     deployments   how to serve a family of models      prices    what their tokens cost
     models        models named by hand            watched   folders whose finished checkpoints become models
     benchmarks    what is asked                   suites    named lists of benchmarks
+    gates         what a model may lose on them
 
 Every mistake in the file is one ConfigError that names file, line, place and what would be right; all of
 them are reported together. Reading the file imports the backends it names and nothing heavier.
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from eval_pipelines.config_deployments import Deployment, Machine
+from eval_pipelines.config_gates import BenchmarkPolicy, Gate
 from eval_pipelines.config_interceptors import InterceptorEntry, report_mistaken_chains
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_reader import Reader
@@ -21,10 +23,12 @@ from eval_pipelines.config_specs import BenchmarkSpec, DataSource, ModelEntry, S
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 __all__ = [
+    "BenchmarkPolicy",
     "BenchmarkSpec",
     "Config",
     "DataSource",
     "Deployment",
+    "Gate",
     "InterceptorEntry",
     "Machine",
     "ModelEntry",
@@ -34,7 +38,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-_SECTIONS = ("data_root", "machine", "prices", "deployments", "models", "watched", "benchmarks", "suites")
+_SECTIONS = ("data_root", "machine", "prices", "deployments", "models", "watched", "benchmarks", "suites", "gates")
 
 
 class Config(SpecRecord):
@@ -50,6 +54,7 @@ class Config(SpecRecord):
     watched: tuple[WatchedRoot, ...]
     benchmarks: dict[str, BenchmarkSpec]
     suites: dict[str, tuple[str, ...]]
+    gates: dict[str, Gate]
 
     @classmethod
     def parse(cls, text: str, *, path: Path) -> Self:
@@ -81,6 +86,10 @@ class Config(SpecRecord):
     def suite(self, name: str) -> tuple[str, ...]:
         """The benchmarks of a suite, in its order. Raises UnknownNameError."""
         return self._get(self.suites, name, kind="suite", section="suites")
+
+    def gate(self, name: str) -> Gate:
+        """The gate of that name. Raises UnknownNameError."""
+        return self._get(self.gates, name, kind="gate", section="gates")
 
     def expand(self, names: Iterable[str]) -> tuple[str, ...]:
         """Benchmarks and suites, mixed, as benchmark names: in order, each once. Raises UnknownNameError."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from eval_pipelines import plugins
 from eval_pipelines.config_deployments import Deployment, DeploymentFields, Machine
+from eval_pipelines.config_gates import Gate, read_gate
 from eval_pipelines.config_interceptors import without_mistakes
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_source import Loc, Source
@@ -170,6 +171,26 @@ class Reader:
                 elif benchmark in names[:i]:
                     self.source.report((*loc, i), f"{benchmark!r} is listed twice")
             found[name] = names
+        return found
+
+    def gates(self) -> dict[str, Gate]:
+        found: dict[str, Gate] = {}
+        models = self._declared("models")
+        roots = [root for _, root in self.source.items("watched") if isinstance(root, dict)]
+        # a watched folder brings models that the file does not name
+        families = None if roots else sorted({key.partition("@")[0] for key in models})
+        for name, value in self.source.mapping("gates").items():
+            self._check_name("gates", name)
+            gate = read_gate(
+                self.source,
+                ("gates", name),
+                value,
+                benchmarks=self._declared("benchmarks"),
+                models=models,
+                families=families,
+            )
+            if gate is not None:
+                found[name] = gate
         return found
 
     def _absolute(self, path: Path | None) -> Path | None:

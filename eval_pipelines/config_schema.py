@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from eval_pipelines import plugins
 from eval_pipelines.config_deployments import DeploymentFields, Machine
+from eval_pipelines.config_gates import Gate
 from eval_pipelines.config_interceptors import schema_of_interceptors
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, WatchedRoot
@@ -45,6 +46,7 @@ def config_schema() -> dict[str, Any]:
         "models": named(schema(ModelEntry)),
         "watched": {"type": ["array", "null"], "items": schema(WatchedRoot)},
         "benchmarks": named(schema(BenchmarkSpec)),
+        "gates": named(schema(Gate)),
         "suites": named({"type": "array", "items": {"type": "string"}, "minItems": 1, "uniqueItems": True}),
     }
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "evals.yaml", "type": "object"}

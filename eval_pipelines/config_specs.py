@@ -45,6 +45,14 @@ def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def _names_a_metric(name: str) -> str:
+    parts = [part.strip() for part in name.split(",")]
+    if len(parts) > 2 or not all(parts):
+        raise ValueError("must read `metric` or `metric,filter`, such as `exact_match,flexible-extract`")
+    return ",".join(parts)
+
+
+MetricName = Annotated[str, AfterValidator(_names_a_metric)]
 DeploymentNames = Annotated[
     tuple[str, ...],
     Field(min_length=1),
@@ -134,7 +142,9 @@ class BenchmarkSpec(SpecRecord):
     protocol: Literal["chat", "completions"] = "completions"
     num_fewshot: int | None = Field(default=None, ge=0, description="None: the task's own number.")
     limit: int | None = Field(default=None, ge=1, description="First samples per subtask; None: all.")
-    headline: str | None = Field(default=None, description="The number people quote: `metric` or `metric,filter`.")
+    headline: MetricName | None = Field(
+        default=None, description="The number people quote: `metric` or `metric,filter`."
+    )
     version: Annotated[str, BeforeValidator(_whole_number_as_text, json_schema_input_type=str | int)] = Field(
         default="1", min_length=1, description="Bumped by a person when the meaning changes."
     )
@@ -180,16 +190,6 @@ class BenchmarkSpec(SpecRecord):
                 f"set `generation: {{temperature: 0.7}}`, or leave `repeats` out"
             )
         return self
-
-    @field_validator("headline")
-    @classmethod
-    def _headline_names_a_metric(cls, headline: str | None) -> str | None:
-        if headline is None:
-            return None
-        parts = [part.strip() for part in headline.split(",")]
-        if len(parts) > 2 or not all(parts):
-            raise ValueError("must read `metric` or `metric,filter`, such as `exact_match,flexible-extract`")
-        return ",".join(parts)
 
 
 class SuiteEntry(RootModel[Annotated[tuple[str, ...], Field(min_length=1)]]):

@@ -98,16 +98,16 @@ def compare(
     if not shared:
         return Comparison(0, 0.0, 0, 0, None, margin=margin, n_only_in_a=len(a), n_only_in_b=len(b))
     of_a, of_b = _array(a, shared), _array(b, shared)
-    groups = _groups(shared, clusters)
+    groups = groups_of(shared, clusters)
     estimate = paired_difference(of_a, of_b, groups, seed=seed)
     difference = of_b - of_a
     n_a_only, n_b_only = int((difference < 0).sum()), int((difference > 0).sum())
-    is_binary = _is_binary(of_a) and _is_binary(of_b)
-    test: Test = "clustered_permutation" if groups else "mcnemar" if is_binary else "permutation"
+    is_right_or_wrong = is_binary(of_a) and is_binary(of_b)
+    test: Test = "clustered_permutation" if groups else "mcnemar" if is_right_or_wrong else "permutation"
     if groups:
         p_value = sign_flip(estimates.cluster_sums(difference, groups), seed=seed)
     else:
-        p_value = mcnemar_exact(n_a_only, n_b_only) if is_binary else sign_flip(difference, seed=seed)
+        p_value = mcnemar_exact(n_a_only, n_b_only) if is_right_or_wrong else sign_flip(difference, seed=seed)
     low, high = estimate.interval(LEVEL) if estimate else (None, None)
     return Comparison(
         n=len(shared),
@@ -137,13 +137,20 @@ def paired_difference(of_a: Floats, of_b: Floats, groups: list[str] | None, *, s
         return None
     if groups:
         return estimates.clustered(difference, groups)
-    if _is_binary(of_a) and _is_binary(of_b):
+    if is_binary(of_a) and is_binary(of_b):
         return estimates.adjusted_wald(difference)
     if (difference != 0).sum() >= _FEW_DIFFERENT:
         return estimates.bootstrap(difference, seed=seed)
     if _are_shares(of_a) and _are_shares(of_b):
         return estimates.adjusted_wald(difference)
     return estimates.students_t(difference)
+
+
+def estimate_mean(values: Floats, groups: list[str] | None, *, seed: int = 0) -> Estimate | None:
+    """The mean of one model's verdicts with its error; None for fewer than two questions or groups."""
+    if len(values) < 2 or (groups and len({*groups}) < 2):
+        return None
+    return estimates.clustered(values, groups) if groups else estimates.bootstrap(values, seed=seed)
 
 
 def _verdict(estimate: Estimate | None, p_value: float | None, margin: float | None, higher_is_better: bool) -> Verdict:
@@ -165,11 +172,11 @@ def _min_detectable(estimate: Estimate | None, n: int, discordance: float, test:
     return power.min_detectable(estimate.stderr)
 
 
-def _groups(shared: list[str], clusters: Mapping[str, str] | None) -> list[str] | None:
-    """The group of each question; None where every question is a group of its own."""
+def groups_of(keys: list[str], clusters: Mapping[str, str] | None) -> list[str] | None:
+    """The group of each of these questions; None where every one is a group of its own."""
     if not clusters:
         return None
-    groups = [f"in {clusters[key]}" if clusters.get(key) is not None else f"alone {key}" for key in shared]
+    groups = [f"in {clusters[key]}" if clusters.get(key) is not None else f"alone {key}" for key in keys]
     return groups if len({*groups}) < len(groups) else None
 
 
@@ -181,7 +188,8 @@ def _array(verdicts: Mapping[str, float], keys: list[str]) -> Floats:
     return values
 
 
-def _is_binary(values: Floats) -> bool:
+def is_binary(values: Floats) -> bool:
+    """Whether every verdict is 0 or 1."""
     return bool(((values == 0) | (values == 1)).all())
 
 

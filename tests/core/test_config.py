@@ -283,6 +283,7 @@ def test_the_schema_knows_the_options_of_every_backend() -> None:
         "watched",
         "benchmarks",
         "suites",
+        "gates",
     }
 
 

@@ -35,6 +35,7 @@ ARROWS = {
     "serving": {"client"},
     "leaderboard": {"scoring", "warehouse"},
     "config": {
+        "config_gates",
         "config_source",
         "config_specs",
         "config_deployments",
@@ -43,6 +44,7 @@ ARROWS = {
         "config_reader",
     },
     "config_reader": {
+        "config_gates",
         "config_source",
         "config_specs",
         "config_deployments",
@@ -51,9 +53,10 @@ ARROWS = {
     },
     "config_interceptors": {"config_source"},
     "config_specs": {"config_interceptors"},
+    "config_gates": {"config_source", "config_specs", "scoring"},
     "config_deployments": {"config_specs", "config_prices"},
     "config_prices": {"config_source", "config_specs"},
-    "config_schema": {"config_specs", "config_deployments", "config_interceptors", "config_prices"},
+    "config_schema": {"config_gates", "config_specs", "config_deployments", "config_interceptors", "config_prices"},
     "endpoint": {"config_prices"},
     "container_spec": {"serving"},
     "models": {"checkpoints", "checkpoint_files"},

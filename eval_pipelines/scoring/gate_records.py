@@ -1,0 +1,112 @@
+"""What a gate is given, and what it says. Plain values.
+
+Evidence │ Lacking   what one model's newest evaluation of one benchmark is worth, or why there is none to use
+Claim               one limit, tested both ways
+BenchmarkVerdict    "within", "breach", "inconclusive" or "lacking", with reasons
+GateVerdict         GO, NO-GO or INCONCLUSIVE
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from eval_pipelines.config import BenchmarkPolicy
+
+Status = Literal["within", "breach", "inconclusive", "lacking"]
+Decision = Literal["GO", "NO-GO", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One model on one benchmark, by one metric.
+
+    Attributes:
+        versions: What must be equal for two evaluations to compare: what it is called → which it was
+            (`asked as` → `2.0-ab12`). None: was not told, which is a difference from anything that was.
+        n_asked: Questions asked; those in `verdicts` were graded.
+        verdicts: Sample id → verdict.
+        clusters: Sample id → the group a question shares with others; empty where there are none.
+        evaluation: The evaluation and the grading it is of, for the record.
+    """
+
+    model_key: str
+    benchmark: str
+    metric: str
+    filter: str
+    higher_is_better: bool
+    versions: Mapping[str, str | None]
+    n_asked: int
+    verdicts: Mapping[str, float] = field(repr=False)
+    clusters: Mapping[str, str] = field(default_factory=dict, repr=False)
+    evaluation: str = ""
+
+    @property
+    def coverage(self) -> float:
+        """Graded / asked; 0.0 if nothing was asked."""
+        return len(self.verdicts) / self.n_asked if self.n_asked else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lacking:
+    """Why there is no evaluation to use, and what to do about it."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One limit of one benchmark.
+
+    Attributes:
+        p_breach: One-sided p-value against "the limit is kept": small where it is shown to be broken.
+        p_within: One-sided p-value against "the limit is broken": small where it is shown to be kept.
+        found: What was found, in words. open: what it would take to know, in words.
+    """
+
+    limit: str
+    p_breach: float
+    p_within: float
+    found: str
+    open: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkVerdict:
+    """What a gate says of one benchmark.
+
+    Attributes:
+        status: "within": every limit is shown to be kept. "breach": one is shown to be broken. "inconclusive": neither.
+            "lacking": there are no two evaluations that compare.
+        difference: The model minus its baseline on their shared questions; ci_low, ci_high: its interval at
+            `1 - 2 * significance`, whose ends are the one-sided bounds that the limits are compared with.
+        p_breach, p_within: Of the limit that decided: the former corrected for several limits, the latter not.
+        n: Shared questions; without a baseline, those of the model.
+    """
+
+    benchmark: str
+    policy: BenchmarkPolicy
+    status: Status
+    reasons: tuple[str, ...]
+    baseline: str | None = None
+    metric: str | None = None
+    filter: str | None = None
+    n: int | None = None
+    value: float | None = None
+    baseline_value: float | None = None
+    difference: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    min_detectable: float | None = None
+    p_breach: float | None = None
+    p_within: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateVerdict:
+    """What a gate says of a model."""
+
+    gate: str
+    model_key: str
+    decision: Decision
+    reasons: tuple[str, ...]
+    benchmarks: tuple[BenchmarkVerdict, ...]
