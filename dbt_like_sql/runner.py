@@ -48,8 +48,7 @@ def _bind(connection: "duckdb.DuckDBPyConnection", macro: SqlMacro) -> None:
     counted = "SELECT len(parameters) FROM duckdb_functions() WHERE function_name = ? AND function_type = 'table_macro'"
     [(n_parameters,)] = connection.execute(counted, [macro.name]).fetchall()
     nulls = ", ".join(["NULL"] * n_parameters)
-    # so many lines ahead that DuckDB, which counts those of the call, names the line on which the SELECT starts
-    _run(connection, macro, "\n" * (first_line(macro.sql) - 1) + f"EXPLAIN FROM {macro.name}({nulls})")
+    _run(connection, macro, f"EXPLAIN FROM {macro.name}({nulls})", starts_at=first_line(macro.sql))
 
 
 def run_tests(project: SqlProject, connection: "duckdb.DuckDBPyConnection") -> tuple[SqlTestResult, ...]:
@@ -68,8 +67,9 @@ def _result(connection: "duckdb.DuckDBPyConnection", test: SqlTest) -> SqlTestRe
 
 
 def _run(
-    connection: "duckdb.DuckDBPyConnection", item: SqlModel | SqlMacro | SqlTest, sql: str
+    connection: "duckdb.DuckDBPyConnection", item: SqlModel | SqlMacro | SqlTest, sql: str, *, starts_at: int = 0
 ) -> list[tuple[Any, ...]]:
+    """Execute and fetch. The line of an error is DuckDB's, or `starts_at` if `sql` is not the file's own text."""
     import duckdb
 
     try:
@@ -79,5 +79,6 @@ def _run(
         raise
     except duckdb.Error as error:
         found = re.search(r"^LINE (\d+):", str(error), flags=re.MULTILINE)
+        line = starts_at or (int(found.group(1)) if found else 1)
         message = str(error).split("\nLINE ", 1)[0].strip()
-        raise SqlModelError(item.path, int(found.group(1)) if found else 1, " ".join(message.split())) from error
+        raise SqlModelError(item.path, line, " ".join(message.split())) from error
