@@ -10,7 +10,7 @@ A macro is a SELECT with parameters, kept in the published file; its header says
 """
 
 from dbt_like_sql.loader import load
-from dbt_like_sql.model import FOLDER, SOURCES, SqlMacro, SqlModel, SqlProject, SqlTest
+from dbt_like_sql.model import FOLDER, SOURCES, SqlMacro, SqlModel, SqlProject, SqlTest, column_notes
 from dbt_like_sql.runner import SqlTestResult, build, run_tests
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "SqlTest",
     "SqlTestResult",
     "build",
+    "column_notes",
     "load",
     "run_tests",
 ]

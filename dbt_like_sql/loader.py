@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast, get_args
 
@@ -58,8 +59,9 @@ def load(folder: Path = FOLDER) -> SqlProject:
         tests = [_load_test(connection, path, items) for path in sorted((folder / "tests").glob("*.sql"))]
     finally:
         connection.close()
-    grains = [test for item in items if isinstance(item, SqlModel) and (test := _grain_test(item))]
-    return SqlProject(folder, tuple(items), (*grains, *tests))
+    project = SqlProject(folder, tuple(items), ())
+    grains = [test for model in project.models if (test := _grain_test(model, project.upstream(model.name)))]
+    return replace(project, tests=(*grains, *tests))
 
 
 def _load_model(connection: "duckdb.DuckDBPyConnection", layer: Layer, path: Path) -> SqlModel:
@@ -132,11 +134,11 @@ def _load_test(connection: "duckdb.DuckDBPyConnection", path: Path, items: list[
     return SqlTest(path.stem, model, path, sql, meaning, cast(Severity, severity))
 
 
-def _grain_test(model: SqlModel) -> SqlTest | None:
+def _grain_test(model: SqlModel, upstream: frozenset[str]) -> SqlTest | None:
     """The grain a header promises, as a test: `one row per (a, b)` must hold."""
     found = _GRAIN.match(model.grain)
     # A view over the answers would read all of them, on every publication.
-    if not found or (model.materialized == "view" and "responses" in model.references):
+    if not found or (model.materialized == "view" and "responses" in upstream):
         return None
     columns = ", ".join(part.strip() for part in found.group(1).split(","))
     sql = f"SELECT {columns}, count(*) AS n_rows FROM {model.name} GROUP BY {columns} HAVING count(*) > 1"

@@ -1,5 +1,6 @@
 """What a loaded .sql file is: a model, a macro or a test. Plain values."""
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,15 @@ SOURCES: Final = frozenset({"evaluations", "metrics", "scores", "samples", "resp
 Layer = Literal["staging", "marts"]
 Materialized = Literal["table", "view"]
 Severity = Literal["warn", "error", "block"]
+
+
+def column_notes(columns: str) -> dict[str, str]:
+    """Column → what a header says of it: `a, b: meaning · c: meaning`."""
+    notes: dict[str, str] = {}
+    for entry in columns.split(" · "):
+        names, _, meaning = entry.partition(": ")
+        notes |= {name.strip(): meaning.strip() for name in names.split(",")}
+    return notes
 
 
 @dataclass(frozen=True)
@@ -70,6 +80,12 @@ class SqlMacro:
     reader: str
     references: dict[str, int]
     calls: dict[str, int]
+
+    @property
+    def n_parameters(self) -> int:
+        """How many there are, those with a default included."""
+        outside_brackets = re.sub(r"[\[(].*?[\])]", "", self.parameters)
+        return outside_brackets.count(",") + 1 if self.parameters.strip() else 0
 
     @property
     def signature(self) -> str:

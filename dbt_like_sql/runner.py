@@ -45,9 +45,7 @@ def build(project: SqlProject, connection: "duckdb.DuckDBPyConnection") -> None:
 
 def _bind(connection: "duckdb.DuckDBPyConnection", macro: SqlMacro) -> None:
     """Plan a call of it: creating it leaves out whatever a parameter stands in."""
-    counted = "SELECT len(parameters) FROM duckdb_functions() WHERE function_name = ? AND function_type = 'table_macro'"
-    [(n_parameters,)] = connection.execute(counted, [macro.name]).fetchall()
-    nulls = ", ".join(["NULL"] * n_parameters)
+    nulls = ", ".join(["NULL"] * macro.n_parameters)
     _run(connection, macro, f"EXPLAIN FROM {macro.name}({nulls})", starts_at=first_line(macro.sql))
 
 

@@ -5,10 +5,11 @@
 -- Grain    one row per (sample_id, subtask, metric, filter)
 -- Rule     the scores behind the latest number; responses holds all that was asked for the sample, in order: the choices
 --          of a log-likelihood benchmark, or repeats. A failed request has a failure_kind and no text
--- Columns  question, target, choices: of the sample · answer: the text, where the sample is one request ·
---          responses: part, repeat, text, reasoning, logprob, failure_kind, finish_reason, asked_at (UTC) of each request ·
---          extracted: what was graded · value: null = ungraded, and ungraded_reason says why · note ·
---          coverage: of the metric, graded / asked, 0..1
+-- Columns  sample_id, subtask: which question · metric, filter: which verdict · question, target, choices: of the sample ·
+--          answer: the text, where the sample is one request · responses: part, repeat, text, reasoning, logprob, failure_kind,
+--          finish_reason and asked_at (UTC) of each request · extracted: what was graded · value: null = ungraded ·
+--          ungraded_reason: why · note: what is to be known of the graded answer · coverage: of the metric, graded / asked, 0..1 ·
+--          evaluation_id, run_id: the try
 -- Reader   "what did it say", "why is this wrong"
 WITH said AS (
     SELECT

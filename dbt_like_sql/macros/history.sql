@@ -5,10 +5,11 @@
 -- Grain    one row per (evaluation_id, run_id, score_version, metric, filter)
 -- Rule     headline numbers over the whole benchmark, every one that was ever graded; is_comparable tells those of the
 --          benchmark's newest version from the older ones
--- Columns  value, ci_low, ci_high: in the metric's unit · n: graded samples · coverage: graded / asked, 0..1 ·
---          step: of training, if the revision names one · is_latest: the number that is quoted ·
---          is_comparable: of the version that is quoted · is_within_budget: too many failures if false ·
---          fingerprint: of the bytes · ask_version, score_version: of the benchmark · evaluated_at: asked, recorded_at: graded; UTC
+-- Columns  benchmark: its name · model_key: family@revision · family, revision: its parts · step: of training, if the revision
+--          names one · metric, filter: the headline · value, ci_low, ci_high: in the metric's unit · n: graded samples ·
+--          coverage: graded / asked, 0..1 · is_latest: the number that is quoted · is_comparable: of the version that is quoted ·
+--          is_within_budget: too many failures if false · fingerprint: of the bytes · ask_version, score_version: of the
+--          benchmark · evaluation_id, run_id: the try · evaluated_at: asked, UTC · recorded_at: graded, UTC
 -- Reader   "how did it develop", "did it get worse", "what was it before the prompt changed"
 SELECT
     h.benchmark,

@@ -5,8 +5,15 @@
 -- Grain    one row per (evaluation_id, run_id, score_version, subtask, metric, filter)
 -- Rule     graded twice by one scorer version: the newest grading as a whole wins, never a mixture of two;
 --          a metric whose evaluation is not landed does not exist
--- Columns  those of the landed metrics · recorded_at: when it was graded · evaluated_at: when it was asked ·
---          is_within_budget, n_samples: of the evaluation
+-- Columns  benchmark: its name · subtask: a part of it; empty: the whole · metric, filter: what
+--          is measured, after which extraction · value, stderr, ci_low, ci_high: in the metric's unit · bound_low, bound_high: if every
+--          ungraded sample were 0 or 1 · n: graded samples · n_asked: samples asked · coverage: graded / asked, 0..1 ·
+--          higher_is_better: the metric's direction · is_headline: the number people quote · ci_method: how the interval was made ·
+--          n_clusters: groups of questions it takes as one · graded_as: JSON of what answers were read through; null: as they came ·
+--          model_key: family@revision · family, revision: its parts · step: of training, if the revision names one ·
+--          fingerprint: of the model's bytes · ask_version, score_version: of the benchmark · evaluation_id, run_id: the try ·
+--          score_run_id: the run that graded · evaluated_at: asked, UTC · recorded_at: graded, UTC ·
+--          n_samples: of the evaluation · is_within_budget: too many failures if false
 -- Reader   the table of the same name, and latest_metrics
 WITH newest_grading AS (
     SELECT DISTINCT *

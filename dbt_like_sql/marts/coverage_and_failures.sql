@@ -2,8 +2,15 @@
 --
 -- Grain    one row per (evaluation_id, run_id)
 -- Rule     failures are counted by kind and never graded; coverage is that of the headline metric of the newest grading
--- Columns  n_*: requests by outcome · failed_share: failed / requests, 0..1 · coverage: graded / asked samples, 0..1,
---          null until graded · n_truncated: of the answers of this try, cut at their length limit · latency_*, wall_s: seconds · *_tokens: as the server counted · recorded_at: UTC
+-- Columns  evaluation_id, run_id: the try · model_key: family@revision · benchmark: its name ·
+--          is_within_budget: false if too many failed · coverage: graded / asked samples, 0..1, null until graded ·
+--          failed_share: failed / requests, 0..1 · n_samples: asked · n_requests: of them · n_answered: by the model ·
+--          n_reused: known from before · n_failed: in all · n_timeout, n_connection, n_overloaded, n_rejected, n_denied,
+--          n_malformed, n_empty, n_context_length, n_content_filter, n_unsupported: failures by kind ·
+--          n_truncated: of the answers of this try, cut at their length limit · prompt_tokens, completion_tokens: as the
+--          server counted · wall_s, latency_p50_s, latency_p95_s, latency_p99_s: seconds · backend, server_version: who served it ·
+--          endpoint: where · asked_by: who or what started the run · fingerprint: of the model's bytes · ask_version: of the
+--          benchmark · parameters: JSON · project_version: of this code · recorded_at: UTC
 -- Reader   "can I trust this number", "what is wrong with this server"
 WITH headline AS (
     SELECT evaluation_id, run_id, arg_max(coverage, recorded_at) AS coverage

@@ -6,9 +6,12 @@
 --          over_budget  too many of its requests failed; an older number may still stand (has_number)
 --          asked        answered, not graded yet
 --          outdated     graded only on an older version of the benchmark: not comparable, ask or grade again
+--          overwritten  its number is of older bytes: another benchmark was asked of newer ones since
 --          scored       stands in latest_metrics
--- Columns  status · has_number: latest_metrics has this cell · coverage: of its headline, 0..1 ·
---          evaluated_at, recorded_at: newest try and the number's grading, UTC; null if there is none
+--          missing, over_budget, outdated and overwritten are to be run again
+-- Columns  model_key: family@revision · benchmark: its name · status: as above · has_number: latest_metrics has this cell ·
+--          coverage: of its headline, 0..1 · evaluated_at: newest try, UTC; null if there is none ·
+--          recorded_at: the number's grading, UTC; null if there is none
 -- Reader   "what do we still have to run"
 WITH newest AS (
     SELECT *
@@ -21,9 +24,16 @@ numbers AS (
         model_key,
         benchmark,
         max(recorded_at) AS recorded_at,
+        any_value(fingerprint) AS fingerprint,
         max(coverage) FILTER (is_headline AND subtask = '') AS coverage
     FROM latest_metrics
     GROUP BY model_key, benchmark
+),
+
+bytes AS (
+    SELECT model_key, arg_max(fingerprint, recorded_at) AS fingerprint
+    FROM stg_evaluations
+    GROUP BY model_key
 ),
 
 graded AS (
@@ -42,6 +52,7 @@ SELECT
     CASE
         WHEN newest.run_id IS NULL THEN 'missing'
         WHEN NOT newest.is_within_budget THEN 'over_budget'
+        WHEN numbers.fingerprint <> bytes.fingerprint THEN 'overwritten'
         WHEN numbers.model_key IS NOT NULL THEN 'scored'
         WHEN graded.model_key IS NOT NULL THEN 'outdated'
         ELSE 'asked'
@@ -54,4 +65,5 @@ FROM cells
 LEFT JOIN newest USING (model_key, benchmark)
 LEFT JOIN numbers USING (model_key, benchmark)
 LEFT JOIN graded USING (model_key, benchmark)
+LEFT JOIN bytes USING (model_key)
 ORDER BY cells.model_key, cells.benchmark

@@ -4,8 +4,10 @@
 -- Rule     the plain mean of headline values over common benchmarks: those on which every listed model has a value, and
 --          whose headline is a share (0..1, higher is better; a perplexity has no place in a mean). Without a common
 --          benchmark nobody has a mean: it would compare different exams
--- Columns  macro_average: 0..1 · n_common: benchmarks in it · n_benchmarks: benchmarks this model has a value on ·
---          min_coverage: the worst coverage (graded / asked) among the common ones, or among its own if none is common
+-- Columns  rank: 1 is best · model_key: family@revision · family, revision: its parts · step: of training, if the revision names
+--          one · macro_average: 0..1 · n_common: benchmarks in it · n_benchmarks: benchmarks this model has a value on ·
+--          min_coverage: the worst coverage (graded / asked) among the common ones, or among its own if none is common ·
+--          recorded_at: the newest grading among them, UTC
 -- Reader   "which model is best over all", together with n_common
 WITH valued AS (
     SELECT * FROM leaderboard WHERE value IS NOT NULL

@@ -5,9 +5,12 @@
 -- Rule     the scores of the evaluations that latest_metrics chose. The answer is shown where the sample is one
 --          request: what was asked for this benchmark version before what was asked for another (an unchanged
 --          question is asked once and reused), then the newest
--- Columns  value: null = ungraded, and ungraded_reason says why · extracted: what was taken from the answer ·
---          note: what is to be known of the graded answer, such as unfinished reasoning ·
---          answer: the model's text · failure_kind: why there is none · coverage: of the metric, graded / asked, 0..1
+-- Columns  model_key: family@revision · benchmark, sample_id, subtask: which question · metric, filter: which verdict ·
+--          value: null = ungraded · ungraded_reason: why · extracted: what was taken from the answer ·
+--          note: what is to be known of the graded answer, such as unfinished reasoning · question, target, choices: of the
+--          sample · answer: the model's text · failure_kind: why there is none · coverage: of the metric, graded / asked, 0..1 ·
+--          fingerprint: of the model's bytes · ask_version, score_version: of the benchmark · evaluation_id, run_id: the try ·
+--          recorded_at: graded, UTC
 -- Reader   "why is this number what it is"; a view over the landed Parquet: name a model and a benchmark
 WITH cells AS (
     -- names are qualified because the macro answers has a parameter of that name

@@ -5,10 +5,16 @@
 --          them, and null where they tell nothing. Means are over time: between two looks half of it is given to each.
 --          cost is of what this run was answered, null where evals.yaml has no price for the model.
 --          Several replicas: running, waiting and tokens add up, mean shares are averaged, the fullest cache is shown
--- Columns  *_per_s: tokens per second · wall_s, watched_s, latency_*: seconds · *_share_*: 0..1 ·
---          ttft_*, inter_token_*: seconds to the first token, and between tokens; null unless streamed ·
---          prefix_cache_hit_share: of the prompt tokens looked up, 0..1 · n_running, n_waiting: requests ·
---          n_scrapes, n_failed_scrapes: looks at a replica's metrics · cost: in currency, an ISO 4217 code · recorded_at: UTC
+-- Columns  evaluation_id, run_id: the try · model_key: family@revision · benchmark: its name · backend, server_version: who
+--          served it · n_requests, n_reused: asked in all, known from before · wall_s, watched_s: seconds of asking, of looking ·
+--          prompt_tokens_per_s, completion_tokens_per_s: by our clock · server_prompt_tokens_per_s, server_generation_tokens_per_s: by
+--          the server's counters · latency_p50_s, latency_p95_s, latency_p99_s: seconds of a request · ttft_p50_s, ttft_p95_s: seconds to
+--          the first token; null unless streamed · inter_token_p50_s, inter_token_p95_s: seconds between tokens; null unless streamed ·
+--          n_running_mean, n_running_max, n_waiting_mean, n_waiting_max: requests · kv_cache_share_mean, kv_cache_share_max: 0..1 ·
+--          prefix_cache_hit_share: of the prompt tokens looked up, 0..1 · server_n_finished, server_n_preempted: requests ·
+--          prompt_tokens, completion_tokens: of this run's answers · cost: of them · currency: ISO 4217 · server_generation_tokens: as it
+--          counted · n_replicas: servers looked at · n_scrapes, n_failed_scrapes: looks at a replica's metrics · fingerprint: of the
+--          model's bytes · ask_version: of the benchmark · recorded_at: UTC
 -- Reader   "is the server the bottleneck or are we", "did the new version get slower", "what did it cost"
 WITH looks AS (
     SELECT

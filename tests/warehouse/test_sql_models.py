@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dbt_like_sql import FOLDER, SOURCES, load
+from dbt_like_sql import FOLDER, SOURCES, column_notes, load
 from eval_pipelines.errors import SqlModelError
 from eval_pipelines.warehouse.publish import publish
+from eval_pipelines.warehouse.read import query
 
 from .builders import evaluation, land
 
@@ -48,7 +49,7 @@ def test_every_packaged_model_says_who_reads_it_and_its_tables_are_tested_for_th
     tested = {test.model for test in project.tests if test.name.endswith("_has_its_grain")}
 
     assert all(model.reader and model.grain.startswith("one row per (") for model in project.models)
-    assert tested == {model.name for model in project.models} - {"sample_scores"}
+    assert tested == {model.name for model in project.models} - {"sample_scores", "sample_flips"}
 
 
 def test_loading_is_cheap_enough_for_every_process_start() -> None:
@@ -251,3 +252,19 @@ def test_a_macro_that_cannot_be_bound_stops_the_publication_with_its_line(tmp_pa
             publish(tmp_path / "data", models=load(tmp_path))
 
         assert (caught.value.path, caught.value.line) == (path, line)
+
+
+def test_every_column_of_a_mart_and_of_a_macro_is_explained_in_its_header_and_none_that_is_not_there(
+    tmp_path: Path,
+) -> None:
+    project = load()
+    publish(tmp_path)
+    # with today's parts of the project: a column that another part has yet to land may be explained already
+    to_come = {"ci_method", "n_clusters"}
+    called = [(macro, f"{macro.name}({', '.join(['NULL'] * macro.n_parameters)})") for macro in project.macros]
+    for item, source in [*((model, model.name) for model in project.models if model.layer == "marts"), *called]:
+        there = {row["column_name"] for row in query(tmp_path, f"DESCRIBE FROM {source}")}
+        if "those of the landed" not in item.columns:
+            explained = column_notes(item.columns)
+            assert set(explained) ^ there <= to_come, (source, set(explained) ^ there)
+            assert all(explained.values()), source
