@@ -18,6 +18,8 @@ from eval_pipelines.errors import ModelKeyError, UnknownNameError
 from eval_pipelines.keys import ModelKey, slug
 
 _BACKENDS = "serving.backends"
+# beside evals.yaml
+OWN_BENCHMARKS = Path("benchmarks")
 
 
 def _backend(name: str) -> ModuleType:
@@ -158,8 +160,13 @@ class Reader:
             data = spec.data
             if data is not None:
                 data = data.model_copy(update={"folder": self._absolute(data.folder)})
-            found[name] = spec.model_copy(update={"include": self._absolute(spec.include), "data": data})
+            include = self._absolute(spec.include) or self._own_benchmarks()
+            found[name] = spec.model_copy(update={"include": include, "data": data})
         return found
+
+    def _own_benchmarks(self) -> Path | None:
+        folder = self._absolute(OWN_BENCHMARKS)
+        return folder if folder and folder.is_dir() else None
 
     def suites(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from eval_pipelines.benchmarks.own_file import read_own
 from eval_pipelines.benchmarks.task_index import Row, folder_index, lm_eval_folder, lm_eval_index, read_yaml
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
@@ -19,7 +20,7 @@ OWN_TASKS = Path(__file__).parent / "tasks"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name of the catalogue. `kind` is task, py_task, group or tag; a tag has members instead of a file.
+    """One name of the catalogue. `kind` is task, py_task, own, group or tag; a tag has members instead of a file.
 
     Attributes:
         config: The whole task, where a group defines it inside itself; then `path` is the group's.
@@ -77,6 +78,8 @@ class Catalog:
         for origin, folder, index in indexes:
             for name, row in index.items():
                 before = self._rows.get(name)
+                if row.kind == "broken" and before and before[0] == "lm-eval":
+                    continue
                 if row.kind == "tag" and before and before[2].kind == "tag":
                     row = row._replace(members=sorted({*row.members, *before[2].members}))
                 self._rows[name] = (origin, folder, row)
@@ -89,16 +92,18 @@ class Catalog:
         return sorted(self._rows)
 
     def entry(self, name: str) -> Entry:
-        """What stands behind a name. Raises UnknownNameError with the near miss."""
+        """What stands behind a name. Raises UnknownNameError with the near miss, ConfigError for a broken file."""
         if name not in self._rows:
             raise self._unknown("lm-eval task", name)
         origin, folder, row = self._rows[name]
+        if row.kind == "broken":
+            raise ConfigError(f"{row.file} cannot be read: {row.about['error']}")
         path = None if row.file is None else folder / row.file
         return Entry(name, row.kind, path, tuple(sorted(row.members)), row.about, origin=origin)
 
     def entries(self) -> Iterator[Entry]:
         """Everything there is, by name."""
-        return (self.entry(name) for name in self.names())
+        return (self.entry(name) for name in self.names() if self._rows[name][2].kind != "broken")
 
     def leaves(self, name: str) -> list[Leaf]:
         """The tasks behind a name, groups and tags expanded.
@@ -171,6 +176,9 @@ def written(entry: Entry) -> dict[str, Any]:
     """What the file of a task or group says; functions stay names. Raises ConfigError where it cannot be read."""
     if entry.config is not None:
         return entry.config
+    if entry.kind == "own":
+        assert entry.path is not None
+        return read_own(entry.path).config
     assert entry.path is not None, "a tag has no file"
     try:
         return read_yaml(entry.path)

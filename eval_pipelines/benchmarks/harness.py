@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from eval_pipelines.benchmarks import data
-from eval_pipelines.benchmarks.building import build_task, prepare_library
+from eval_pipelines.benchmarks.building import Rows, build_task, prepare_library
 from eval_pipelines.benchmarks.catalog import open_catalog
 from eval_pipelines.benchmarks.grading import Chain, Question, Subtask, grade_subtask, read_through
+from eval_pipelines.benchmarks.own_file import SAMPLE_ID
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
@@ -131,10 +131,10 @@ def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> B
     leaves = open_catalog(cache, include=spec.include).leaves(spec.task)
     if not leaves:
         raise ConfigError(f"benchmarks.{name}.task: {spec.task!r} holds no tasks")
-    splits = None if spec.data is None else data.read_splits(spec.data, benchmark=name)
+    rows = None if spec.data is None else Rows.read(spec.data, benchmark=name)
     subtasks = []
     for leaf in leaves:
-        task = build_task(leaf, spec, splits, benchmark=name)
+        task = build_task(leaf, spec, rows, benchmark=name)
         check_repeats(name, spec, task)
         questions = list(_questions(task, spec, limit))
         subtasks.append(Subtask(task.config.task, task, questions, n_verdicts(spec, task), leaf.groups))
@@ -151,7 +151,7 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Qu
     task.build_all_requests(
         limit=limit,
         apply_chat_template=is_chat,
-        fewshot_as_multiturn=is_chat,
+        fewshot_as_multiturn=is_chat and spec.fewshot_as_multiturn,
         system_instruction=spec.system_prompt,
         chat_template=_as_json if is_chat else None,
     )
@@ -160,7 +160,8 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Qu
         by_doc.setdefault(instance.doc_id, []).append(instance)
     for doc_id, instances in by_doc.items():
         instances.sort(key=lambda instance: instance.idx)
-        sample_id, doc = f"{task.config.task}/{doc_id}", instances[0].doc
+        doc = instances[0].doc
+        sample_id = f"{task.config.task}/{doc.get(SAMPLE_ID, doc_id) if isinstance(doc, dict) else doc_id}"
         requests = [to_requests(instance, sample_id, task.config.task, spec) for instance in instances]
         sample = Sample(
             sample_id=sample_id,
