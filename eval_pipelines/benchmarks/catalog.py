@@ -69,6 +69,9 @@ class Leaf:
 _OF_GROUPS = ("group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag")
 
 
+_WELL_KNOWN = ("arc_challenge", "gsm8k", "hellaswag", "mmlu", "mmlu_pro", "truthfulqa_mc1", "winogrande")
+
+
 class Catalog:
     """Names → entries."""
 
@@ -78,8 +81,6 @@ class Catalog:
         for origin, folder, index in indexes:
             for name, row in index.items():
                 before = self._rows.get(name)
-                if row.kind == "broken" and before and before[0] == "lm-eval":
-                    continue
                 if row.kind == "tag" and before and before[2].kind == "tag":
                     row = row._replace(members=sorted({*row.members, *before[2].members}))
                 self._rows[name] = (origin, folder, row)
@@ -148,8 +149,11 @@ class Catalog:
 
     def _unknown(self, kind: str, name: str) -> UnknownNameError:
         near = difflib.get_close_matches(name, self._rows, n=10, cutoff=0.5)
-        add = f"name the folder of its YAML file in `include`; these are the nearest of {len(self._rows):,} names"
-        return UnknownNameError(kind, name, known=near or self.names()[:10], add=add)
+        add = (
+            f"name the folder of its YAML file in `include`; these are the nearest of {len(self._rows):,} names, and "
+            f"`eval-pipelines benchmarks search` finds others"
+        )
+        return UnknownNameError(kind, name, known=near or _WELL_KNOWN, add=add)
 
 
 def open_catalog(cache: Path, *, include: Path | None = None) -> Catalog:
