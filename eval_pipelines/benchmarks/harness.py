@@ -62,6 +62,11 @@ class Benchmark:
         return seen
 
     @property
+    def subtasks(self) -> tuple[Subtask, ...]:
+        """Its lm-eval tasks with their questions, as they are asked."""
+        return tuple(self._subtasks)
+
+    @property
     def subtask_names(self) -> list[str]:
         """One name for a plain task, many for a group."""
         return [subtask.name for subtask in self._subtasks]
@@ -200,4 +205,11 @@ def _needs(name: str, spec: BenchmarkSpec, tasks: list[Any]) -> frozenset[str]:
 
 
 def _needs_of_requests(requests: Iterable[Request]) -> frozenset[str]:
-    return frozenset({"start_logprobs"} if any(request.is_from_start for request in requests) else ())
+    """A task class may ask for log-likelihoods beside its texts."""
+    needs: set[str] = set()
+    for request in requests:
+        if request.is_from_start:
+            needs.add("start_logprobs")
+        if request.operation == "loglikelihood":
+            needs.add("echo_logprobs")
+    return frozenset(needs)
