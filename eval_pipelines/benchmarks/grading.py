@@ -1,16 +1,24 @@
 """Grade what was answered with lm-eval's filters and metrics; leave ungraded what was not."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
+from eval_pipelines.benchmarks import grading_place
 from eval_pipelines.benchmarks.catalog import Group
-from eval_pipelines.errors import ScoringError, UnsupportedError
+from eval_pipelines.benchmarks.flags import Flags, flags_of
+from eval_pipelines.benchmarks.scorer import Case, Judged, Outcome, Raised
+from eval_pipelines.errors import ScoringError
 from eval_pipelines.records import Request, Response, Sample, Score
 from eval_pipelines.scoring.aggregate import Verdicts
+
+# (metric, filter)
+Pair = tuple[str, str]
+
+UNPARSEABLE, TRUNCATED, REFUSED = "unparseable_share", "truncated_share", "refused_share"
+_NOT_APPLICABLE, _NO_NUMBER, _NOTHING_FOUND = "not_applicable", "aggregate_only", "unparseable"
 
 
 @dataclass(slots=True)
@@ -83,96 +91,160 @@ def read_through(
     return read, notes
 
 
-@dataclass(slots=True)
-class _Judged:
-    """What the task's scorer said of one repeat by one filter, and what the filter took from a text."""
+@dataclass(frozen=True, slots=True)
+class GradingRules:
+    """What a benchmark states of its grading.
 
-    results: dict[str, Any]
-    extracted: str | None
+    Attributes:
+        timeout_s: CPU seconds one answer may take.
+        max_failed_share: Of the answered samples, that may fail to be graded.
+        is_unparseable_wrong: As the scorer says of an answer in which nothing was found; else it is ungraded.
+    """
+
+    timeout_s: float = 10.0
+    max_failed_share: float = 0.05
+    is_unparseable_wrong: bool = True
+
+
+@dataclass(slots=True)
+class _Graded:
+    """One task's scores and verdicts as they grow."""
+
+    subtask: Subtask
+    rules: GradingRules
+    scores: list[Score]
+    verdicts: dict[Pair, Verdicts] = field(default_factory=dict)
+    shares: dict[Pair, Verdicts] = field(default_factory=dict)
+
+    def of(self, pair: Pair) -> Verdicts:
+        if pair not in self.verdicts:
+            self.verdicts[pair] = _no_verdicts(self.subtask.task, pair[0])
+        return self.verdicts[pair]
+
+    def share(self, pair: Pair, is_so: bool | None) -> None:
+        if is_so is not None:
+            self.shares.setdefault(pair, Verdicts(higher_is_better=False)).add(float(is_so))
 
 
 def grade_subtask(
-    subtask: Subtask, responses: Mapping[str, Response], scores: list[Score]
-) -> dict[tuple[str, str], Verdicts]:
-    """Verdicts by (metric, filter); every sample's scores are appended to `scores`, the ungraded ones with a reason."""
-    task = subtask.task
-    pairs = [(metric, name) for metric in subtask.metric_names for name in subtask.filter_names]
-    graded: list[Question] = []
-    ungraded: list[tuple[Question, str]] = []
+    subtask: Subtask, responses: Mapping[str, Response], scores: list[Score], rules: GradingRules | None = None
+) -> dict[Pair, Verdicts]:
+    """Verdicts by (metric, filter); every sample's scores are appended to `scores`, the ungraded ones with a reason.
+
+    With them the shares of answers that were cut, refused, or in which nothing was found.
+
+    Raises:
+        ScoringError: the scorer raised, or too many samples could not be graded.
+    """
+    graded = _Graded(subtask, rules or GradingRules(), scores)
+    answered: list[Question] = []
+    ungraded: list[tuple[Question, str, Flags]] = []
     for question in subtask.questions:
         reason = _why_ungraded(question, responses)
         if reason:
-            ungraded.append((question, reason))
+            ungraded.append((question, reason, _flags(question, responses)))
+        else:
+            answered.append(question)
+    for question, repeats in zip(answered, _outcomes(subtask, answered, responses, graded.rules), strict=True):
+        flags = _flags(question, responses)
+        failed = next((one for one in repeats if isinstance(one, str)), None)
+        if failed is not None:
+            ungraded.append((question, failed, flags))
             continue
-        graded.append(question)
-    verdicts: dict[tuple[str, str], Verdicts] = {}
-    if graded:
-        judged = [_judge(subtask, graded, responses, repeat) for repeat in range(subtask.n_verdicts)]
-        for question, repeats in zip(graded, zip(*judged, strict=True), strict=True):
-            for name in subtask.filter_names:
-                _score_one(task, question, name, [one[name] for one in repeats], verdicts, scores)
-    for metric, name in verdicts or dict.fromkeys(pairs):
-        found = verdicts.setdefault((metric, name), _no_verdicts(task, metric))
+        for name in subtask.filter_names:
+            _score_one(graded, question, name, [one[name] for one in repeats if isinstance(one, dict)], flags)
+        _count(graded, flags)
+    _leave_ungraded(graded, ungraded)
+    for found in graded.shares.values():
         found.n_asked = len(subtask.questions)
-        scores.extend(
-            Score(
-                sample_id=question.sample.sample_id, subtask=subtask.name, metric=metric, filter=name,
-                value=None, ungraded_reason=reason,
-            )
-            for question, reason in ungraded
-        )  # fmt: skip
-    return verdicts
+    return {**graded.verdicts, **graded.shares}
 
 
-def _judge(
-    subtask: Subtask, questions: list[Question], responses: Mapping[str, Response], repeat: int
-) -> list[dict[str, _Judged]]:
-    """What the task makes of each question's repeat, by filter; of all its repeats where there is one verdict."""
-    task = subtask.task
-    chosen = slice(repeat, repeat + 1) if subtask.n_verdicts > 1 else slice(None)
-    for question in questions:
-        for instance, requests in zip(question.instances, question.requests, strict=True):
-            instance.resps = [_as_resp(request, responses[request.digest]) for request in requests[chosen]]
-    task._instances = [instance for question in questions for instance in question.instances]
-    task.apply_filters()
-    return [{name: _judge_one(task, question, name) for name in subtask.filter_names} for question in questions]
+def _outcomes(
+    subtask: Subtask, questions: Sequence[Question], responses: Mapping[str, Response], rules: GradingRules
+) -> list[list[Outcome]]:
+    """Of each question, one outcome per verdict."""
+    n = subtask.n_verdicts
+    cases = [_case(question, responses, repeat if n > 1 else None) for question in questions for repeat in range(n)]
+    found: list[Outcome] = [""] * len(cases)
+    failed: Counter[int] = Counter()
+    most = rules.max_failed_share * len(questions)
+    for number, outcome in grading_place.judge(subtask.task, cases, timeout_s=rules.timeout_s):
+        found[number] = outcome
+        sample_id = questions[number // n].sample.sample_id
+        if isinstance(outcome, Raised):
+            raise ScoringError(f"the scorer of {sample_id} raised {outcome.message}")
+        if isinstance(outcome, str):
+            failed[number // n] += 1
+            if len(failed) > most:
+                raise ScoringError(
+                    f"{subtask.name}: {len(failed)} of {len(questions)} answered samples could not be graded, and "
+                    f"max_failed_share allows {rules.max_failed_share:.1%}; the last is {sample_id}: {outcome} "
+                    f"(grading_timeout_s is {rules.timeout_s:g}). The answers stay landed."
+                )
+    return [found[first : first + n] for first in range(0, len(found), n)]
 
 
-def _judge_one(task: Any, question: Question, filter_name: str) -> _Judged:
-    sample_id = question.sample.sample_id
-    filtered = [instance.filtered_resps[filter_name] for instance in question.instances]
-    try:
-        results = task.process_results(question.doc, filtered)
-    except Exception as error:
-        raise ScoringError(f"the scorer of {sample_id} raised {type(error).__name__}: {error}") from error
-    results = {metric: value.item() if isinstance(value, np.generic) else value for metric, value in results.items()}
-    for metric, value in results.items():
-        if not isinstance(value, int | float):
-            raise UnsupportedError(
-                f"{sample_id}: metric {metric!r} gives {type(value).__name__} per sample, not a number; "
-                f"it is not kept yet"
-            )
-    return _Judged(results, filtered[0][:2000] if len(filtered) == 1 and isinstance(filtered[0], str) else None)
+def _case(question: Question, responses: Mapping[str, Response], repeat: int | None) -> Case:
+    chosen = slice(None) if repeat is None else slice(repeat, repeat + 1)
+    return Case(
+        question.doc,
+        [[_as_resp(one, responses[one.digest]) for one in requests[chosen]] for requests in question.requests],
+    )
 
 
-def _score_one(
-    task: Any,
-    question: Question,
-    filter_name: str,
-    repeats: list[_Judged],
-    verdicts: dict[tuple[str, str], Verdicts],
-    scores: list[Score],
-) -> None:
-    for metric, first in repeats[0].results.items():
+def _score_one(graded: _Graded, question: Question, name: str, repeats: list[Judged], flags: Flags) -> None:
+    is_unparseable = _any(one.is_unparseable for one in repeats)
+    graded.share((UNPARSEABLE, name), is_unparseable)
+    for metric, raw in repeats[0].raw.items():
+        verdicts = graded.of((metric, name))
         # a question is one observation, however often it was asked: the standard error is over questions
-        value = first if len(repeats) == 1 else math.fsum(one.results[metric] for one in repeats) / len(repeats)
-        verdicts.setdefault((metric, filter_name), _no_verdicts(task, metric)).raw.append(value)
-        scores.append(
+        values = [one.values[metric] for one in repeats]
+        value = None if None in values else math.fsum(one or 0.0 for one in values) / len(values)
+        reason = None if value is not None else _NOT_APPLICABLE if isinstance(raw, int | float) else _NO_NUMBER
+        if is_unparseable and not graded.rules.is_unparseable_wrong:
+            value, reason = None, _NOTHING_FOUND
+            verdicts.n_asked += 1
+        elif reason != _NOT_APPLICABLE:
+            verdicts.add(raw if len(repeats) == 1 else value, question.sample.cluster)
+            verdicts.n_asked += 1
+        graded.scores.append(
             Score(
-                sample_id=question.sample.sample_id, subtask=question.sample.subtask, metric=metric,
-                filter=filter_name, value=float(value), extracted=repeats[0].extracted,
+                sample_id=question.sample.sample_id, subtask=question.sample.subtask, metric=metric, filter=name,
+                value=value, ungraded_reason=reason, extracted=repeats[0].extracted,
+                is_unparseable=is_unparseable, **flags._asdict(),
             )
         )  # fmt: skip
+
+
+def _leave_ungraded(graded: _Graded, ungraded: Sequence[tuple[Question, str, Flags]]) -> None:
+    task = graded.subtask
+    declared = [(metric, name) for metric in task.metric_names for name in task.filter_names]
+    for metric, name in list(graded.verdicts) or declared:
+        graded.of((metric, name)).n_asked += len(ungraded)
+        graded.scores.extend(
+            Score(
+                sample_id=question.sample.sample_id, subtask=task.name, metric=metric, filter=name, value=None,
+                ungraded_reason=reason, **flags._asdict(),
+            )
+            for question, reason, flags in ungraded
+        )  # fmt: skip
+    for _, _, flags in ungraded:
+        _count(graded, flags)
+
+
+def _count(graded: _Graded, flags: Flags) -> None:
+    graded.share((TRUNCATED, "none"), flags.is_truncated)
+    graded.share((REFUSED, "none"), flags.is_refused)
+
+
+def _flags(question: Question, responses: Mapping[str, Response]) -> Flags:
+    return flags_of(responses.get(request.digest) for repeats in question.requests for request in repeats)
+
+
+def _any(found: Iterable[bool | None]) -> bool | None:
+    known = [one for one in found if one is not None]
+    return any(known) if known else None
 
 
 def _no_verdicts(task: Any, metric: str) -> Verdicts:

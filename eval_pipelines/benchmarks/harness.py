@@ -9,16 +9,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from eval_pipelines.benchmarks.building import Rows, build_task, prepare_library
+from eval_pipelines.benchmarks import data
+from eval_pipelines.benchmarks.building import build_task, prepare_library
 from eval_pipelines.benchmarks.catalog import open_catalog
-from eval_pipelines.benchmarks.grading import Chain, Question, Subtask, grade_subtask, read_through
-from eval_pipelines.benchmarks.own_file import SAMPLE_ID
+from eval_pipelines.benchmarks.clusters import cluster_of
+from eval_pipelines.benchmarks.grading import Chain, GradingRules, Question, Subtask, grade_subtask, read_through
+from eval_pipelines.benchmarks.grading_pool import POOL
+from eval_pipelines.benchmarks.groups import metrics_of
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError, UnsupportedError
 from eval_pipelines.records import Metric, Request, Response, Sample, Score
-from eval_pipelines.scoring.aggregate import Verdicts, metric_of
 
 
 class Benchmark:
@@ -62,11 +64,6 @@ class Benchmark:
         return seen
 
     @property
-    def subtasks(self) -> tuple[Subtask, ...]:
-        """Its lm-eval tasks with their questions, as they are asked."""
-        return tuple(self._subtasks)
-
-    @property
     def subtask_names(self) -> list[str]:
         """One name for a plain task, many for a group."""
         return [subtask.name for subtask in self._subtasks]
@@ -89,21 +86,18 @@ class Benchmark:
             responses: by request digest. A sample with a missing or failed part is ungraded, never wrong.
 
         Raises:
-            ScoringError: a scorer of the library raised, with the sample it raised on.
+            ScoringError: a scorer raised, with the sample it raised on; or too many samples could not be graded.
         """
         responses, notes = read_through(self._chain, self.requests(), responses)
         scores: list[Score] = []
-        metrics: list[Metric] = []
-        whole: dict[tuple[str, str], Verdicts] = {}
-        for subtask in self._subtasks:
-            verdicts = grade_subtask(subtask, responses, scores)
-            for (name, filter_name), found in verdicts.items():
-                whole.setdefault((name, filter_name), Verdicts(found.higher_is_better, found.combine)).extend(found)
-                if len(self._subtasks) > 1:
-                    metrics.append(metric_of(found, subtask.name, name, filter_name, is_headline=False))
-        for (name, filter_name), found in whole.items():
-            is_headline = (name, filter_name) == self.headline
-            metrics.append(metric_of(found, "", name, filter_name, is_headline=is_headline))
+        rules = GradingRules(
+            self.spec.grading_timeout_s, self.spec.max_failed_share, self.spec.unparseable != "ungraded"
+        )
+        try:
+            graded = {one.name: grade_subtask(one, responses, scores, rules) for one in self._subtasks}
+        finally:
+            POOL.rest()
+        metrics = metrics_of(self._subtasks, graded, self.headline)
         if notes:
             scores = [one.model_copy(update={"note": notes.get(one.sample_id)}) for one in scores]
         return scores, metrics
@@ -136,17 +130,17 @@ def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> B
     leaves = open_catalog(cache, include=spec.include).leaves(spec.task)
     if not leaves:
         raise ConfigError(f"benchmarks.{name}.task: {spec.task!r} holds no tasks")
-    rows = None if spec.data is None else Rows.read(spec.data, benchmark=name)
+    splits = None if spec.data is None else data.read_splits(spec.data, benchmark=name)
     subtasks = []
     for leaf in leaves:
-        task = build_task(leaf, spec, rows, benchmark=name)
+        task = build_task(leaf, spec, splits, benchmark=name)
         check_repeats(name, spec, task)
-        questions = list(_questions(task, spec, limit))
+        questions = list(_questions(task, spec, limit, name))
         subtasks.append(Subtask(task.config.task, task, questions, n_verdicts(spec, task), leaf.groups))
     return Benchmark(name, spec, subtasks)
 
 
-def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Question]:
+def _questions(task: Any, spec: BenchmarkSpec, limit: int | None, benchmark: str) -> Iterator[Question]:
     is_chat = spec.protocol == "chat"
     if is_chat and task.OUTPUT_TYPE != "generate_until":
         raise UnsupportedError(
@@ -156,7 +150,7 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Qu
     task.build_all_requests(
         limit=limit,
         apply_chat_template=is_chat,
-        fewshot_as_multiturn=is_chat and spec.fewshot_as_multiturn,
+        fewshot_as_multiturn=is_chat,
         system_instruction=spec.system_prompt,
         chat_template=_as_json if is_chat else None,
     )
@@ -165,8 +159,7 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Qu
         by_doc.setdefault(instance.doc_id, []).append(instance)
     for doc_id, instances in by_doc.items():
         instances.sort(key=lambda instance: instance.idx)
-        doc = instances[0].doc
-        sample_id = f"{task.config.task}/{doc.get(SAMPLE_ID, doc_id) if isinstance(doc, dict) else doc_id}"
+        sample_id, doc = f"{task.config.task}/{doc_id}", instances[0].doc
         requests = [to_requests(instance, sample_id, task.config.task, spec) for instance in instances]
         sample = Sample(
             sample_id=sample_id,
@@ -175,6 +168,7 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None) -> Iterator[Qu
             target=target_of(task, doc),
             choices=tuple(str(choice) for choice in task.doc_to_choice(doc)) if task.config.doc_to_choice else (),
             n_requests=len(requests),
+            cluster=cluster_of(task, doc, doc_id, spec.cluster, benchmark=benchmark),
         )
         yield Question(sample, doc, instances, requests)
 
@@ -205,11 +199,4 @@ def _needs(name: str, spec: BenchmarkSpec, tasks: list[Any]) -> frozenset[str]:
 
 
 def _needs_of_requests(requests: Iterable[Request]) -> frozenset[str]:
-    """A task class may ask for log-likelihoods beside its texts."""
-    needs: set[str] = set()
-    for request in requests:
-        if request.is_from_start:
-            needs.add("start_logprobs")
-        if request.operation == "loglikelihood":
-            needs.add("echo_logprobs")
-    return frozenset(needs)
+    return frozenset({"start_logprobs"} if any(request.is_from_start for request in requests) else ())

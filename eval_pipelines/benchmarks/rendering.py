@@ -2,10 +2,11 @@
 
 import inspect
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from eval_pipelines.benchmarks.own_code import code_of
 from eval_pipelines.benchmarks.repeats import n_repeats, takes_several
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import DataError
@@ -16,6 +17,8 @@ from eval_pipelines.records import Request
 _MAX_TOKENS = 256
 _SEED = 1234
 _MAX_STOPS_OF_CHAT = 4
+# raised when this project itself makes other numbers of the same verdicts
+_GRADING = 2
 _ONLY_SCORING = ("metric_list", "filter_list", "process_results")
 _NOT_ASKED = (*_ONLY_SCORING, "metadata", "custom_dataset", "dataset_path", "dataset_kwargs", "tag", "task_alias")
 
@@ -97,7 +100,7 @@ def target_of(task: Any, doc: Any) -> str:
     return json.dumps(target, ensure_ascii=False) if isinstance(target, list) else str(target)
 
 
-def ask_version(spec: BenchmarkSpec, tasks: Sequence[Any]) -> str:
+def ask_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
     """Author's version and a hash of everything that decides what is asked; independent of `limit`.
 
     And of the number of repeats, where a sample's score is their mean: one answer and five estimate the same. Where the
@@ -110,13 +113,14 @@ def ask_version(spec: BenchmarkSpec, tasks: Sequence[Any]) -> str:
             name: value for name, value in task.config.to_dict(keep_callable=False).items() if name not in _NOT_ASKED
         }
         fewshot = list(task.fewshot_docs() or []) if task.config.num_fewshot else []
-        parts.append([config, _digest_of_rows(task.eval_docs), _digest_of_rows(fewshot)])
+        code = code_of([_asking(task)])
+        parts.append([config, _digest_of_rows(task.eval_docs), _digest_of_rows(fewshot), *([code] if code else [])])
         if spec.repeats not in (None, task.config.repeats or 1) and takes_several(task):
             own_repeats = [n_repeats(spec, None)]
     changes = [entry.in_words for entry in spec.interceptors if entry.is_of(("request",))]
-    drawn = {"seed": spec.fewshot_seed, "as_multiturn": spec.fewshot_as_multiturn}
-    is_drawn_otherwise = drawn != {"seed": 1234, "as_multiturn": True} and any(one.config.num_fewshot for one in tasks)
-    only_if_any = [*own_repeats, *([changes] if changes else []), *([drawn] if is_drawn_otherwise else [])]
+    # it changes no question, but is landed with them
+    clusters = [{"cluster": spec.cluster}] if spec.cluster else []
+    only_if_any = [*own_repeats, *([changes] if changes else []), *clusters]
     asked = [parts, spec.protocol, spec.system_prompt, spec.generation, *only_if_any]
     return f"{spec.version}-{digest(_jsonable(asked), n_bytes=6)}"
 
@@ -126,10 +130,22 @@ def score_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
     parts = []
     for task in tasks:
         config = task.config.to_dict(keep_callable=False)
-        parts.append([task.VERSION, {name: config.get(name) for name in _ONLY_SCORING}])
+        code = code_of([_scoring(task)])
+        parts.append([task.VERSION, {name: config.get(name) for name in _ONLY_SCORING}, *([code] if code else [])])
     changes = [entry.in_words for entry in spec.interceptors if entry.is_of(("response", "remark"))]
-    graded = [parts, version("lm-eval"), *([changes] if changes else [])]
+    own = {"unparseable": spec.unparseable} if spec.unparseable else {}
+    graded = [_GRADING, parts, version("lm-eval"), *([changes] if changes else []), *([own] if own else [])]
     return f"{spec.version}-{digest(_jsonable(graded), n_bytes=6)}"
+
+
+def _asking(task: Any) -> list[Any]:
+    """What decides what is asked and may be a function: templates, documents, few-shot examples."""
+    return [value for name, value in vars(task.config).items() if name not in _NOT_ASKED]
+
+
+def _scoring(task: Any) -> list[Any]:
+    """What decides how answers are graded and may be a function; a class that is a task of its own, too."""
+    return [type(task), *(getattr(task.config, name, None) for name in _ONLY_SCORING)]
 
 
 def _digest_of_rows(rows: Iterable[Any]) -> str:

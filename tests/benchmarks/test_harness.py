@@ -61,6 +61,10 @@ def test_gsm8k_gives_its_gold_answers_full_marks(gsm8k, say, protocol, operation
     assert {key: one.value for key, one in found.items()} == {
         ("exact_match", "strict-match"): 1.0,
         ("exact_match", "flexible-extract"): 1.0,
+        ("unparseable_share", "strict-match"): 0.0,
+        ("unparseable_share", "flexible-extract"): 0.0,
+        ("truncated_share", "none"): 0.0,
+        ("refused_share", "none"): 0.0,
     }
 
 

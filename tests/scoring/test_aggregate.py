@@ -5,7 +5,8 @@ import statistics
 import pytest
 from scipy.stats import binomtest
 
-from eval_pipelines.scoring.aggregate import Verdicts, interval, metric_of, standard_error, wilson
+from eval_pipelines.scoring.aggregate import Verdicts, metric_of
+from eval_pipelines.scoring.intervals import interval, standard_error, wilson
 
 pytestmark = pytest.mark.unit
 
@@ -61,9 +62,13 @@ def test_values_beyond_one_have_no_bounds() -> None:
     assert (found.bound_low, found.bound_high) == (None, None)
 
 
-def test_an_aggregation_of_its_own_is_used_and_no_error_is_made_up() -> None:
+def test_an_aggregation_of_its_own_is_used_and_resampled_for_its_error() -> None:
     found = metric([1.0, 3.0, 2.0], 3, combine=max)
-    assert (found.value, found.stderr, found.ci_low) == (3.0, None, None)
+    assert (found.value, found.ci_method, found.bound_low) == (3.0, "bootstrap", None)
+    assert found.stderr is not None
+    assert found.ci_low is not None
+    assert 0 < found.stderr < 1
+    assert 1 <= found.ci_low <= found.value == found.ci_high
 
 
 def test_subtasks_are_pooled_sample_by_sample() -> None:
