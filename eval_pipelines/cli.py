@@ -146,13 +146,29 @@ def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, 
 @main.command()
 @click.pass_obj
 def publish(path: Path) -> None:
-    """Bring the published DuckDB file up to date with what landed."""
-    from eval_pipelines.warehouse.publish import publish as publish_now
+    """Bring the published DuckDB file up to date with what landed, here and on other machines."""
+    from resources.warehouse import WarehouseResource
 
-    report = publish_now(load_config(path).data_root)
+    load_config(path)
+    report = WarehouseResource(config_path=str(path)).publish()
     click.echo(f"{report.path}: generation {report.generation}, {report.n_new_files} new files, {report.wall_s:.2f} s")
     for test in report.failing:
         click.echo(f"{test.severity}: {test.name}: {test.n_failing} rows: {test.meaning}", err=True)
+
+
+@main.command()
+@click.pass_obj
+def sync(path: Path) -> None:
+    """Fetch what other machines landed, and keep in the store what only this one has."""
+    from resources.warehouse import WarehouseResource
+
+    config = load_config(path)
+    if config.store is None:
+        raise ConfigError(f"{config.path} names no `store`: the record is kept on this machine only")
+    done = WarehouseResource(config_path=str(path)).sync()
+    click.echo(
+        f"{done.n_fetched} files fetched, {done.n_kept} kept. `eval-pipelines publish` brings them into the tables."
+    )
 
 
 for command in (leaderboard, compare, history, answers, export):

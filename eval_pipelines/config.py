@@ -3,7 +3,7 @@
     deployments   how to serve a family of models      prices    what their tokens cost
     models        models named by hand            watched   folders whose finished checkpoints become models
     benchmarks    what is asked                   suites    named lists of benchmarks
-    gates         what a model may lose on them
+    gates         what a model may lose on them    store     where several machines keep one record
 
 Every mistake in the file is one ConfigError that names file, line, place and what would be right; all of
 them are reported together. Reading the file imports the backends it names and nothing heavier.
@@ -20,6 +20,7 @@ from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_reader import Reader
 from eval_pipelines.config_source import Source
 from eval_pipelines.config_specs import BenchmarkSpec, DataSource, ModelEntry, SpecRecord, WatchedRoot
+from eval_pipelines.config_store import ConfiguredStore
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 __all__ = [
@@ -38,7 +39,18 @@ __all__ = [
 
 T = TypeVar("T")
 
-_SECTIONS = ("data_root", "machine", "prices", "deployments", "models", "watched", "benchmarks", "suites", "gates")
+_SECTIONS = (
+    "data_root",
+    "store",
+    "machine",
+    "prices",
+    "deployments",
+    "models",
+    "watched",
+    "benchmarks",
+    "suites",
+    "gates",
+)
 
 
 class Config(SpecRecord):
@@ -47,6 +59,7 @@ class Config(SpecRecord):
     path: Path
     folder: Path
     data_root: Path
+    store: ConfiguredStore | None
     machine: Machine
     prices: Prices
     deployments: dict[str, Deployment]

@@ -13,10 +13,13 @@ from eval_pipelines.config_interceptors import without_mistakes
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_source import Loc, Source
 from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, SuiteEntry, WatchedRoot
+from eval_pipelines.config_store import ConfiguredStore, read_store
 from eval_pipelines.errors import ModelKeyError, UnknownNameError
 from eval_pipelines.keys import ModelKey, slug
 
 _BACKENDS = "serving.backends"
+# beside evals.yaml
+OWN_BENCHMARKS = Path("benchmarks")
 
 
 def _backend(name: str) -> ModuleType:
@@ -34,7 +37,9 @@ class Reader:
     def data_root(self) -> Path | None:
         value = self.source.data.get("data_root", "data")
         if not isinstance(value, str) or not value or "://" in value:
-            self.source.report(("data_root",), "must be the path of a folder, such as `data` (not a URL)")
+            self.source.report(
+                ("data_root",), "must be the path of a folder, such as `data`; an object store goes into `store`"
+            )
             return None
         return self._absolute(Path(value))
 
@@ -42,6 +47,9 @@ class Reader:
         given = self.source.data.get("machine") or {}
         found = self.source.read(Machine, ("machine",), given)
         return found and found.model_copy(update={"folder": self._absolute(found.folder)})
+
+    def store(self) -> ConfiguredStore | None:
+        return read_store(self.source)
 
     def prices(self) -> Prices | None:
         found = self.source.read(Prices, ("prices",), self.source.data.get("prices") or {})
@@ -152,8 +160,13 @@ class Reader:
             data = spec.data
             if data is not None:
                 data = data.model_copy(update={"folder": self._absolute(data.folder)})
-            found[name] = spec.model_copy(update={"include": self._absolute(spec.include), "data": data})
+            include = self._absolute(spec.include) or self._own_benchmarks()
+            found[name] = spec.model_copy(update={"include": include, "data": data})
         return found
+
+    def _own_benchmarks(self) -> Path | None:
+        folder = self._absolute(OWN_BENCHMARKS)
+        return folder if folder and folder.is_dir() else None
 
     def suites(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

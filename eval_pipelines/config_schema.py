@@ -10,6 +10,7 @@ from eval_pipelines.config_gates import Gate
 from eval_pipelines.config_interceptors import schema_of_interceptors
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, WatchedRoot
+from eval_pipelines.config_store import schema_of_stores
 
 
 def config_schema() -> dict[str, Any]:
@@ -40,6 +41,7 @@ def config_schema() -> dict[str, Any]:
     ]
     properties = {
         "data_root": {"type": "string", "default": "data", "description": "The folder of the record."},
+        "store": schema_of_stores(),
         "machine": {"anyOf": [schema(Machine), {"type": "null"}]},
         "prices": {"anyOf": [schema(Prices), {"type": "null"}]},
         "deployments": named({"oneOf": deployments}),

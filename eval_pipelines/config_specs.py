@@ -108,7 +108,14 @@ class DataSource(SpecRecord):
 
     package: str | None = Field(default=None, description="An installed Python package that carries the files.")
     folder: Path | None = Field(default=None, description="A folder, relative to evals.yaml.")
-    splits: dict[str, str] = Field(min_length=1, description="split name → file in that package or folder")
+    hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$", description="A data set there: `org/name`.")
+    config: str | None = Field(default=None, min_length=1, description="Of a hub data set: which of its parts.")
+    revision: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{40}$", description="Of a hub data set: the commit, 40 hex digits."
+    )
+    splits: dict[str, str] = Field(
+        min_length=1, description="split name → file in that package or folder, or split of the hub data set"
+    )
     columns: dict[str, str] = Field(
         default_factory=dict, description="Target column → Jinja text; starts with `=`: Jinja expression."
     )
@@ -121,29 +128,50 @@ class DataSource(SpecRecord):
             raise ValueError("must be the import name of a Python package, such as `my_evals.data`")
         return package
 
-    @field_validator("splits")
-    @classmethod
-    def _files_can_be_read(cls, splits: dict[str, str]) -> dict[str, str]:
-        for split, file in splits.items():
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if sum(one is not None for one in (self.package, self.folder, self.hub)) != 1:
+            raise ValueError("needs exactly one of `package`, `folder` and `hub`")
+        if self.hub is None and (self.config or self.revision):
+            raise ValueError("`config` and `revision` are of a `hub` data set, and none is named")
+        if self.hub is not None and self.revision is None:
+            raise ValueError(
+                "a hub data set needs its `revision` (the commit, 40 hex digits): a branch may hold other rows tomorrow"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _files_can_be_read(self) -> Self:
+        for split, file in self.splits.items() if self.hub is None else ():
             if PurePosixPath(file).suffix not in DATA_SUFFIXES:
                 raise ValueError(f"the file of {split!r} must end in {', '.join(DATA_SUFFIXES)}")
             if PurePosixPath(file).is_absolute():
                 raise ValueError(f"the file of {split!r} must be relative to its package or folder")
-        return splits
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.package is None) == (self.folder is None):
-            raise ValueError("needs exactly one of `package` and `folder`")
         return self
+
+    @property
+    def in_words(self) -> str:
+        """Where the rows come from."""
+        if self.hub is not None:
+            return " ".join(one for one in (f"hub {self.hub}", self.config, f"@{str(self.revision)[:12]}") if one)
+        return str(self.package or self.folder)
 
 
 class BenchmarkSpec(SpecRecord):
     """What is asked, and how: an lm-eval task with its parameters."""
 
-    task: str = Field(min_length=1, description="an lm-eval task or group")
+    task: str = Field(min_length=1, description="an lm-eval task, group or tag, or a benchmark of your own")
     protocol: Literal["chat", "completions"] = "completions"
     num_fewshot: int | None = Field(default=None, ge=0, description="None: the task's own number.")
+    fewshot_split: str | None = Field(default=None, min_length=1, description="None: the task's own split.")
+    fewshot_sampler: Literal["default", "first_n"] | None = Field(
+        default=None, description="`default` draws at random, `first_n` takes the first; None: the task's own."
+    )
+    fewshot_seed: int = Field(default=1234, ge=0, description="Draws the examples; lm-eval's own by default.")
+    fewshot_as_multiturn: bool = Field(
+        default=True, description="Chat: each example is a question and an answer of its own. Off: all in one message."
+    )
+    split: str | None = Field(default=None, min_length=1, description="Evaluated; None: the task's own split.")
     limit: int | None = Field(default=None, ge=1, description="First samples per subtask; None: all.")
     headline: MetricName | None = Field(
         default=None, description="The number people quote: `metric` or `metric,filter`."
@@ -168,7 +196,9 @@ class BenchmarkSpec(SpecRecord):
     )
     grading_timeout_s: float = Field(default=10, gt=0, description="CPU seconds the grading of one answer may take.")
     data: DataSource | None = Field(default=None, description="In place of the task's own source.")
-    include: Path | None = Field(default=None, description="Folder with your own lm-eval YAML tasks.")
+    include: Path | None = Field(
+        default=None, description="Folder with your own benchmarks; None: `benchmarks` beside evals.yaml."
+    )
     interceptors: Interceptors = Field(default=(), description="What stands around its requests, in this order.")
 
     _code_version: str = PrivateAttr(default="")

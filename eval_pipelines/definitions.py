@@ -25,6 +25,7 @@ from sensors.leases import leases_sensor
 from sensors.models import declared_models_sensor
 from sensors.publish import publish_sensor
 from sensors.retries import retry_sensor
+from sensors.store import store_sensor
 
 CONFIG_VARIABLE = "EVALS_CONFIG"
 
@@ -45,6 +46,7 @@ def build(path: Path) -> dg.Definitions:
             retry_sensor,
             declared_models_sensor,
             benchmark_versions_sensor,
+            store_sensor,
             publish_sensor,
             leases_sensor,
         ],

@@ -1,12 +1,16 @@
 """Where evidence and scores are kept."""
 
+import os
 from typing import TYPE_CHECKING
 
+from eval_pipelines.config import Config
 from resources.config import ConfiguredResource
 
 if TYPE_CHECKING:
     from eval_pipelines.warehouse.landing import Landing
+    from eval_pipelines.warehouse.mirror import Synced
     from eval_pipelines.warehouse.publish import PublishReport
+    from eval_pipelines.warehouse.stores import Store
 
 
 class WarehouseResource(ConfiguredResource):
@@ -14,14 +18,29 @@ class WarehouseResource(ConfiguredResource):
 
     @property
     def landing(self) -> "Landing":
-        """The append-only truth."""
+        """The append-only truth. Raises ConfigError, WarehouseError where a store behind it cannot be opened."""
         # pyarrow, and pandas behind it: not paid for by a process that only loads the definitions
         from eval_pipelines.warehouse.landing import Landing
 
-        return Landing(self.config.data_root)
+        return Landing(self.config.data_root, open_configured_store(self.config))
+
+    def sync(self) -> "Synced":
+        """Fetch what other machines landed, and keep what only this one has. Raises ConfigError, WarehouseError."""
+        return self.landing.sync()
 
     def publish(self) -> "PublishReport":
-        """Bring the published DuckDB file up to date. Raises SqlModelError, WarehouseError."""
+        """Bring the published DuckDB file up to date. Raises SqlModelError, ConfigError, WarehouseError."""
         from eval_pipelines.warehouse.publish import publish
 
+        if self.config.store is not None:
+            self.sync()
         return publish(self.config.data_root)
+
+
+def open_configured_store(config: Config) -> "Store | None":
+    """The store of evals.yaml, its secrets read from the environment by the names it gives; None: there is none."""
+    if config.store is None:
+        return None
+    from eval_pipelines.warehouse.stores import open_store
+
+    return open_store(config.store.kind, config.store.spec, os.environ)

@@ -1,7 +1,8 @@
 """From a name of the catalogue to an lm-eval task with its data."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -9,18 +10,30 @@ import jinja2
 
 from eval_pipelines.benchmarks import data
 from eval_pipelines.benchmarks.catalog import Leaf, written
-from eval_pipelines.benchmarks.task_index import FunctionName
-from eval_pipelines.config import BenchmarkSpec
-from eval_pipelines.errors import DataError
+from eval_pipelines.benchmarks.own_file import read_own
+from eval_pipelines.benchmarks.task_index import FunctionName, why_refused
+from eval_pipelines.config import BenchmarkSpec, DataSource
+from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
 
-# lm-eval's own default, so that the same few-shot examples are drawn
-_FEWSHOT_SEED = 1234
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows of a benchmark by split, in place of the task's own data set."""
+
+    source: DataSource
+    splits: dict[str, list[data.Row]]
+
+    @classmethod
+    def read(cls, source: DataSource, *, benchmark: str) -> "Rows":
+        """Raises DataError where they cannot be read."""
+        return cls(source, data.read_splits(source, benchmark=benchmark))
 
 
 def prepare_library() -> None:
-    """Import lm-eval, and make it quiet and quick. Again: nothing."""
+    """Import lm-eval, add our filters to it, and make it quiet and quick. Again: nothing."""
     _quiet()
     _compile_templates_once()
+    import eval_pipelines.benchmarks.own_filters  # noqa: F401
 
 
 def _quiet() -> None:
@@ -41,46 +54,102 @@ def _compile_templates_once() -> None:
     lm_eval.utils.env.from_string = lru_cache(maxsize=1024)(lm_eval.utils.env.from_string)
 
 
-def build_task(leaf: Leaf, spec: BenchmarkSpec, splits: dict[str, list[data.Row]] | None, *, benchmark: str) -> Any:
+def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark: str) -> Any:
     """The lm-eval task behind a leaf, on the rows that are given or on its own data set.
 
     Raises:
+        UnsupportedError: it needs what is never done here. ConfigError: what it imports is not installed.
         DataError: the data cannot be fetched, or does not fit the task.
     """
+    raw: dict[str, Any] = {**written(leaf.entry), **leaf.overrides}
+    _refuse(leaf, raw)
+    if leaf.entry.kind == "own" and rows is None:
+        assert leaf.entry.path is not None
+        rows = Rows.read(read_own(leaf.entry.path).source, benchmark=benchmark)
+    overrides = leaf.overrides | _of_spec(raw, spec)
+    raw |= overrides
+    try:
+        task = _build(leaf, raw, overrides, rows, benchmark)
+    except (ConfigError, UnsupportedError):
+        raise
+    except ImportError as error:
+        raise ConfigError(
+            f"benchmarks.{benchmark}: {leaf.entry.name} needs what is not installed here: {error}. "
+            f"lm-eval's extras carry what its tasks need, such as `pip install 'lm-eval[math]'` or `[ifeval]`."
+        ) from error
+    except (ConnectionError, FileNotFoundError, OSError) as error:
+        raise DataError(
+            f"benchmarks.{benchmark}: the data set {raw.get('dataset_path')!r} of {leaf.entry.name} could not be "
+            f"fetched: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}. "
+            f"Offline? Give the benchmark a local `data` source."
+        ) from error
+    except (LookupError, ValueError, TypeError, AttributeError, AssertionError, jinja2.TemplateError) as error:
+        raise DataError(_does_not_fit(leaf, rows, benchmark, error)) from error
+    _set_fewshot(task, raw, spec, rows, benchmark)
+    return task
+
+
+def _refuse(leaf: Leaf, raw: dict[str, Any]) -> None:
+    # our own tasks run code in the sandbox only
+    if leaf.entry.origin != "eval-pipelines" and (why := why_refused(raw)):
+        raise UnsupportedError(f"{leaf.entry.name} is not asked: {why}")
+
+
+def _build(leaf: Leaf, raw: dict[str, Any], overrides: dict[str, Any], rows: Rows | None, benchmark: str) -> Any:
     from lm_eval.tasks._factory import TaskFactory
     from lm_eval.tasks._index import Entry, Kind
 
-    own = leaf.entry.config
+    is_class = leaf.entry.kind == "py_task"
+    in_memory = leaf.entry.config if leaf.entry.kind != "own" else written(leaf.entry)
     entry = Entry(
         name=leaf.entry.name,
-        kind=Kind[leaf.entry.kind.upper()],
-        yaml_path=leaf.entry.path if own is None else None,
-        cfg=_imported(own),
+        kind=Kind.PY_TASK if is_class else Kind.TASK,
+        yaml_path=leaf.entry.path if in_memory is None else None,
+        cfg=_imported(in_memory),
     )
-    raw = {**written(leaf.entry), **leaf.overrides}
-    overrides = _imported(leaf.overrides)
-    if splits is not None:
-        overrides |= _local(raw, spec, splits, benchmark)
-    try:
-        task = TaskFactory().build(entry, overrides=overrides, registry={})
-    except DataError:
-        raise
-    except (ConnectionError, FileNotFoundError, OSError) as error:
-        raise DataError(
-            f"benchmarks.{benchmark}: the data set {raw.get('dataset_path')!r} of {entry.name} could not be fetched: "
-            f"{type(error).__name__}: {str(error).splitlines()[0][:200]}. Offline? Give the benchmark a local `data` source."
-        ) from error
-    except (KeyError, ValueError, TypeError, jinja2.TemplateError) as error:
-        where = "its `data`" if splits is not None else "its data set"
-        has = (
-            "" if splits is None else f" The rows have the columns {', '.join(sorted(next(iter(splits.values()))[0]))}."
-        )
-        raise DataError(
-            f"benchmarks.{benchmark}: {entry.name} could not be built from {where}: {type(error).__name__}: {error}.{has} "
-            f"`data.columns` can give a column another name or shape."
-        ) from error
-    _set_fewshot(task, raw, spec, benchmark)
+    given = _imported(overrides)
+    if rows is not None:
+        load, gone = _in_place_of_the_hub(raw, rows, benchmark, is_class)
+        given |= {**gone, "custom_dataset": load}
+        if is_class:
+            given["class"] = _fed_by(load, _imported(raw["class"]))
+    task = TaskFactory().build(entry, overrides=given, registry={})
+    if is_class and not getattr(task, "_metric_fn_list", None):
+        task._metric_fn_list = dict.fromkeys(task.aggregation())
     return task
+
+
+def _fed_by(load: Callable[..., Any], cls: Any) -> Any:
+    """A task class that takes our rows: such a class names its data set in its code."""
+
+    def download(self: Any, *_: Any, **__: Any) -> None:
+        self.dataset = load()
+
+    return type(cls.__name__, (cls,), {"download": download, "__module__": cls.__module__})
+
+
+def _of_spec(raw: dict[str, Any], spec: BenchmarkSpec) -> dict[str, Any]:
+    """What evals.yaml says in place of the task."""
+    given: dict[str, Any] = {}
+    if spec.split is not None:
+        given["test_split"] = spec.split
+    if spec.fewshot_split is not None:
+        given["fewshot_split"] = spec.fewshot_split
+    drawn = {"split": spec.fewshot_split, "sampler": spec.fewshot_sampler}
+    if any(drawn.values()):
+        own = raw.get("fewshot_config")
+        given["fewshot_config"] = (own if isinstance(own, dict) else {}) | {k: v for k, v in drawn.items() if v}
+    return given
+
+
+def _does_not_fit(leaf: Leaf, rows: Rows | None, benchmark: str, error: Exception) -> str:
+    where = "its `data`" if rows is not None else "its data set"
+    first = next((one[0] for one in rows.splits.values() if one), {}) if rows is not None else {}
+    has = f" The rows have the columns {', '.join(sorted(first))}." if first else ""
+    return (
+        f"benchmarks.{benchmark}: {leaf.entry.name} could not be built from {where}: {type(error).__name__}: {error}.{has} "
+        f"`data.columns` can give a column another name or shape."
+    )
 
 
 def _imported(value: Any) -> Any:
@@ -94,40 +163,40 @@ def _imported(value: Any) -> Any:
     return [_imported(one) for one in value] if isinstance(value, list) else value
 
 
-def _local(
-    raw: Mapping[str, Any], spec: BenchmarkSpec, splits: dict[str, list[data.Row]], benchmark: str
-) -> dict[str, Any]:
-    """Overrides that put our rows where the task's hub data set would be."""
-    assert spec.data is not None
-    if spec.data.subset_column is not None:
+def _in_place_of_the_hub(
+    raw: dict[str, Any], rows: Rows, benchmark: str, is_class: bool
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Our rows as the task's data set, and the splits it cannot have then."""
+    splits, column = rows.splits, rows.source.subset_column
+    if column is not None:
         subset = str(raw.get("dataset_name") or raw["task"])
-        splits = data.of_subset(splits, spec.data.subset_column, subset, benchmark=benchmark)
+        splits = data.of_subset(splits, column, subset, benchmark=benchmark)
         if not any(splits.values()):
-            raise DataError(f"benchmarks.{benchmark}.data: no row has {spec.data.subset_column} = {subset!r}")
+            raise DataError(f"benchmarks.{benchmark}.data: no row has {column} = {subset!r}")
     evaluated = raw.get("test_split") or raw.get("validation_split")
-    if evaluated not in splits:
+    if evaluated not in splits and not is_class:
         raise DataError(
             f"benchmarks.{benchmark}.data.splits: {raw['task']} is evaluated on its {evaluated!r} split, "
             f"and only {', '.join(sorted(splits))} is given"
         )
-    missing = ("training_split", "validation_split", "test_split", "fewshot_split")
-    gone = {name: None for name in missing if raw.get(name) is not None and raw[name] not in splits}
+    named = ("training_split", "validation_split", "test_split", "fewshot_split")
+    gone = {name: None for name in named if raw.get(name) is not None and raw[name] not in splits}
 
-    def build(**_: Any) -> Any:
+    def load(**_: Any) -> Any:
         import datasets
 
-        return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
+        return datasets.DatasetDict({name: datasets.Dataset.from_list(found) for name, found in splits.items()})
 
-    return {**gone, "custom_dataset": build}
+    return load, gone
 
 
-def _set_fewshot(task: Any, raw: Mapping[str, Any], spec: BenchmarkSpec, benchmark: str) -> None:
+def _set_fewshot(task: Any, raw: dict[str, Any], spec: BenchmarkSpec, rows: Rows | None, benchmark: str) -> None:
     n = spec.num_fewshot if spec.num_fewshot is not None else task.config.num_fewshot or 0
     wanted = raw.get("fewshot_split") or raw.get("training_split")
-    if n and spec.data is not None and not callable(wanted) and wanted is not None and wanted not in spec.data.splits:
+    if n and rows is not None and isinstance(wanted, str) and wanted not in rows.splits:
         raise DataError(
             f"benchmarks.{benchmark}: {raw['task']} draws {n} few-shot examples from its {wanted!r} split, which "
             f"`data.splits` does not give. Add it, or set num_fewshot: 0."
         )
     task.set_config(key="num_fewshot", value=n)
-    task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+    task.set_fewshot_seed(seed=spec.fewshot_seed)

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from eval_pipelines.benchmarks.own_file import read_own
 from eval_pipelines.benchmarks.task_index import Row, folder_index, lm_eval_folder, lm_eval_index, read_yaml
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
@@ -19,7 +20,7 @@ OWN_TASKS = Path(__file__).parent / "tasks"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One name of the catalogue. `kind` is task, py_task, group or tag; a tag has members instead of a file.
+    """One name of the catalogue. `kind` is task, py_task, own, group or tag; a tag has members instead of a file.
 
     Attributes:
         config: The whole task, where a group defines it inside itself; then `path` is the group's.
@@ -68,6 +69,9 @@ class Leaf:
 _OF_GROUPS = ("group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag")
 
 
+_WELL_KNOWN = ("arc_challenge", "gsm8k", "hellaswag", "mmlu", "mmlu_pro", "truthfulqa_mc1", "winogrande")
+
+
 class Catalog:
     """Names → entries."""
 
@@ -89,16 +93,18 @@ class Catalog:
         return sorted(self._rows)
 
     def entry(self, name: str) -> Entry:
-        """What stands behind a name. Raises UnknownNameError with the near miss."""
+        """What stands behind a name. Raises UnknownNameError with the near miss, ConfigError for a broken file."""
         if name not in self._rows:
             raise self._unknown("lm-eval task", name)
         origin, folder, row = self._rows[name]
+        if row.kind == "broken":
+            raise ConfigError(f"{row.file} cannot be read: {row.about['error']}")
         path = None if row.file is None else folder / row.file
         return Entry(name, row.kind, path, tuple(sorted(row.members)), row.about, origin=origin)
 
     def entries(self) -> Iterator[Entry]:
         """Everything there is, by name."""
-        return (self.entry(name) for name in self.names())
+        return (self.entry(name) for name in self.names() if self._rows[name][2].kind != "broken")
 
     def leaves(self, name: str) -> list[Leaf]:
         """The tasks behind a name, groups and tags expanded.
@@ -143,8 +149,11 @@ class Catalog:
 
     def _unknown(self, kind: str, name: str) -> UnknownNameError:
         near = difflib.get_close_matches(name, self._rows, n=10, cutoff=0.5)
-        add = f"name the folder of its YAML file in `include`; these are the nearest of {len(self._rows):,} names"
-        return UnknownNameError(kind, name, known=near or self.names()[:10], add=add)
+        add = (
+            f"name the folder of its YAML file in `include`; these are the nearest of {len(self._rows):,} names, and "
+            f"`eval-pipelines benchmarks search` finds others"
+        )
+        return UnknownNameError(kind, name, known=near or _WELL_KNOWN, add=add)
 
 
 def open_catalog(cache: Path, *, include: Path | None = None) -> Catalog:
@@ -171,6 +180,9 @@ def written(entry: Entry) -> dict[str, Any]:
     """What the file of a task or group says; functions stay names. Raises ConfigError where it cannot be read."""
     if entry.config is not None:
         return entry.config
+    if entry.kind == "own":
+        assert entry.path is not None
+        return read_own(entry.path).config
     assert entry.path is not None, "a tag has no file"
     try:
         return read_yaml(entry.path)

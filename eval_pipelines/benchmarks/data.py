@@ -1,4 +1,4 @@
-"""Where a benchmark's rows come from when they do not come from the hub: files, or an installed package."""
+"""Where a benchmark's rows come from when they do not come from its task: files, an installed package, or the hub."""
 
 import csv
 import importlib.util
@@ -20,16 +20,47 @@ def read_splits(source: DataSource, *, benchmark: str) -> dict[str, list[Row]]:
     """Rows of every declared split, with the declared columns added.
 
     Raises:
-        DataError: the package or a file is missing, a line is no JSON object, or a column is not there.
+        DataError: the package, a file or the hub's data set is out of reach, a line is no JSON object, or a column is
+            not there.
     """
-    folder = _folder(source, benchmark)
     derive = {name: _column(name, text, benchmark) for name, text in source.columns.items()}
     splits: dict[str, list[Row]] = {}
-    for split, relative in source.splits.items():
-        path = folder / relative
-        rows = _read(path, benchmark)
-        splits[split] = [_with_columns(row, derive, path, number, benchmark) for number, row in enumerate(rows, 1)]
+    for split, name in source.splits.items():
+        place, rows = _of_hub(source, name, benchmark) if source.hub else _of_file(source, name, benchmark)
+        splits[split] = [_with_columns(row, derive, place, number, benchmark) for number, row in enumerate(rows, 1)]
     return splits
+
+
+def missing_files(source: DataSource, *, benchmark: str) -> list[str]:
+    """What is wrong with the places of the rows, as far as a look can tell; nothing is read."""
+    if source.hub is not None:
+        return []
+    try:
+        folder = folder_of(source, benchmark)
+    except DataError as error:
+        return [str(error)]
+    paths = [folder / relative for relative in source.splits.values()]
+    return [f"benchmarks.{benchmark}.data: there is no file {path}" for path in paths if not path.is_file()]
+
+
+def _of_file(source: DataSource, relative: str, benchmark: str) -> tuple[str, list[Row]]:
+    path = folder_of(source, benchmark) / relative
+    return str(path), _read(path, benchmark)
+
+
+def _of_hub(source: DataSource, split: str, benchmark: str) -> tuple[str, list[Row]]:
+    import datasets
+
+    place = f"{source.in_words} split {split!r}"
+    try:
+        loaded = datasets.load_dataset(source.hub, source.config, revision=source.revision, split=split)
+    except Exception as error:  # each library beneath has errors of its own for what is not there or not allowed
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise DataError(
+            f"benchmarks.{benchmark}.data: {place} could not be fetched: {why}. Offline? A `folder` with the files in "
+            f"it needs no network. Gated? Set HF_TOKEN."
+        ) from error
+    return place, loaded.to_list()
 
 
 def of_subset(splits: Mapping[str, list[Row]], column: str, value: str, *, benchmark: str) -> dict[str, list[Row]]:
@@ -44,7 +75,8 @@ def of_subset(splits: Mapping[str, list[Row]], column: str, value: str, *, bench
     return chosen
 
 
-def _folder(source: DataSource, benchmark: str) -> Path:
+def folder_of(source: DataSource, benchmark: str) -> Path:
+    """Where the files of a source are. Raises DataError where its package is not installed."""
     if source.folder is not None:
         return source.folder
     assert source.package is not None, "a data source names a package or a folder"
@@ -158,16 +190,16 @@ def _expression(text: str) -> Callable[[Row], Any]:
     return value
 
 
-def _with_columns(row: Row, derive: Mapping[str, Callable[[Row], Any]], path: Path, number: int, benchmark: str) -> Row:
+def _with_columns(row: Row, derive: Mapping[str, Callable[[Row], Any]], place: str, number: int, benchmark: str) -> Row:
     try:
         return {**row, **{name: value(row) for name, value in derive.items()}}
     except jinja2.TemplateError as error:
         raise DataError(
-            f"{path}: row {number}: {error.message}; benchmarks.{benchmark}.data.columns uses it. "
+            f"{place}: row {number}: {error.message}; benchmarks.{benchmark}.data.columns uses it. "
             f"The row has {_columns(row)}."
         ) from None
     except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError) as error:
-        raise DataError(f"{path}: row {number}: benchmarks.{benchmark}.data.columns: {error!r}") from None
+        raise DataError(f"{place}: row {number}: benchmarks.{benchmark}.data.columns: {error!r}") from None
 
 
 def _columns(row: Row) -> str:

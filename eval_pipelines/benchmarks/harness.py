@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from eval_pipelines.benchmarks import data
-from eval_pipelines.benchmarks.building import build_task, prepare_library
+from eval_pipelines.benchmarks.building import Rows, build_task, prepare_library
 from eval_pipelines.benchmarks.catalog import open_catalog
 from eval_pipelines.benchmarks.clusters import cluster_of
 from eval_pipelines.benchmarks.grading import Chain, GradingRules, Question, Subtask, grade_subtask, read_through
 from eval_pipelines.benchmarks.grading_pool import POOL
 from eval_pipelines.benchmarks.groups import metrics_of
+from eval_pipelines.benchmarks.own_file import SAMPLE_ID
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
@@ -62,6 +62,11 @@ class Benchmark:
         ]
         check_drawn(self.name, seen.requests())
         return seen
+
+    @property
+    def subtasks(self) -> tuple[Subtask, ...]:
+        """Its lm-eval tasks with their questions, as they are asked."""
+        return tuple(self._subtasks)
 
     @property
     def subtask_names(self) -> list[str]:
@@ -130,10 +135,10 @@ def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> B
     leaves = open_catalog(cache, include=spec.include).leaves(spec.task)
     if not leaves:
         raise ConfigError(f"benchmarks.{name}.task: {spec.task!r} holds no tasks")
-    splits = None if spec.data is None else data.read_splits(spec.data, benchmark=name)
+    rows = None if spec.data is None else Rows.read(spec.data, benchmark=name)
     subtasks = []
     for leaf in leaves:
-        task = build_task(leaf, spec, splits, benchmark=name)
+        task = build_task(leaf, spec, rows, benchmark=name)
         check_repeats(name, spec, task)
         questions = list(_questions(task, spec, limit, name))
         subtasks.append(Subtask(task.config.task, task, questions, n_verdicts(spec, task), leaf.groups))
@@ -150,7 +155,7 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None, benchmark: str
     task.build_all_requests(
         limit=limit,
         apply_chat_template=is_chat,
-        fewshot_as_multiturn=is_chat,
+        fewshot_as_multiturn=is_chat and spec.fewshot_as_multiturn,
         system_instruction=spec.system_prompt,
         chat_template=_as_json if is_chat else None,
     )
@@ -159,7 +164,8 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None, benchmark: str
         by_doc.setdefault(instance.doc_id, []).append(instance)
     for doc_id, instances in by_doc.items():
         instances.sort(key=lambda instance: instance.idx)
-        sample_id, doc = f"{task.config.task}/{doc_id}", instances[0].doc
+        doc = instances[0].doc
+        sample_id = f"{task.config.task}/{doc.get(SAMPLE_ID, doc_id) if isinstance(doc, dict) else doc_id}"
         requests = [to_requests(instance, sample_id, task.config.task, spec) for instance in instances]
         sample = Sample(
             sample_id=sample_id,
@@ -199,4 +205,11 @@ def _needs(name: str, spec: BenchmarkSpec, tasks: list[Any]) -> frozenset[str]:
 
 
 def _needs_of_requests(requests: Iterable[Request]) -> frozenset[str]:
-    return frozenset({"start_logprobs"} if any(request.is_from_start for request in requests) else ())
+    """A task class may ask for log-likelihoods beside its texts."""
+    needs: set[str] = set()
+    for request in requests:
+        if request.is_from_start:
+            needs.add("start_logprobs")
+        if request.operation == "loglikelihood":
+            needs.add("echo_logprobs")
+    return frozenset(needs)

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -100,7 +100,7 @@ def target_of(task: Any, doc: Any) -> str:
     return json.dumps(target, ensure_ascii=False) if isinstance(target, list) else str(target)
 
 
-def ask_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
+def ask_version(spec: BenchmarkSpec, tasks: Sequence[Any]) -> str:
     """Author's version and a hash of everything that decides what is asked; independent of `limit`.
 
     And of the number of repeats, where a sample's score is their mean: one answer and five estimate the same. Where the
@@ -118,9 +118,11 @@ def ask_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
         if spec.repeats not in (None, task.config.repeats or 1) and takes_several(task):
             own_repeats = [n_repeats(spec, None)]
     changes = [entry.in_words for entry in spec.interceptors if entry.is_of(("request",))]
+    drawn = {"seed": spec.fewshot_seed, "as_multiturn": spec.fewshot_as_multiturn}
+    is_drawn_otherwise = drawn != {"seed": 1234, "as_multiturn": True} and any(one.config.num_fewshot for one in tasks)
     # it changes no question, but is landed with them
     clusters = [{"cluster": spec.cluster}] if spec.cluster else []
-    only_if_any = [*own_repeats, *([changes] if changes else []), *clusters]
+    only_if_any = [*own_repeats, *([changes] if changes else []), *([drawn] if is_drawn_otherwise else []), *clusters]
     asked = [parts, spec.protocol, spec.system_prompt, spec.generation, *only_if_any]
     return f"{spec.version}-{digest(_jsonable(asked), n_bytes=6)}"
 

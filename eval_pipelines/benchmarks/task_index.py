@@ -6,6 +6,7 @@ indexed once per installed version, any other folder whenever one of its files c
 Source  lm-evaluation-harness 0.4.13, `lm_eval.tasks._index`: the same kinds, and the first of two files wins a name
 """
 
+import ast
 import importlib.util
 import json
 import os
@@ -26,10 +27,12 @@ class Row(NamedTuple):
     """What the index knows of one name.
 
     Attributes:
-        kind: task, py_task, group or tag.
+        kind: task, py_task, group, tag, own (a benchmark in one file, see `own_file`), or broken: a file that cannot
+            be read, by its stem.
         file: relative to the indexed folder; None for a tag.
         members: of a tag; a group's stand in its file.
-        about: output_type, dataset, num_fewshot, version, metrics, split, tags: as far as the file says.
+        about: output_type, dataset, num_fewshot, version, metrics, split, tags, description, as far as the file says;
+            `refused` is why it is never asked.
     """
 
     kind: str
@@ -79,16 +82,17 @@ def _kept(path: Path, stamp: str, folder: Path) -> Index:
 
 
 def read_folder(folder: Path) -> Index:
-    """The index of a folder, from its files. A file that is no task (a base of others, or broken) has no row."""
+    """The index of a folder, from its files. A file that is no task, such as a base of others, has no row."""
     index: Index = {}
     bases: dict[Path, dict[str, Any]] = {}
     for path in _files(folder):
         try:
-            written = read_yaml(path, bases)
-            name, kind = _name_and_kind(written)
-        except (OSError, ValueError, yaml.YAMLError):
+            written = read_yaml(path, bases) if path.suffix == ".yaml" else read_constants(path)
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            index.setdefault(path.stem, Row("broken", str(path), [], {"error": " ".join(str(error).split())}))
             continue
-        if name in index and index[name].kind != "tag":
+        name, kind = _name_and_kind(path, written)
+        if name is None or (name in index and index[name].kind not in ("tag", "broken")):
             continue
         index[name] = Row(kind, path.relative_to(folder).as_posix(), [], _about(written))
         if kind != "group":
@@ -97,16 +101,19 @@ def read_folder(folder: Path) -> Index:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    found = (path for path in folder.glob("**/*.yaml") if not _IGNORED & {*path.parts})
+    # lm-eval's own Python files hold no benchmarks, and there are many
+    patterns = ("**/*.yaml",) if folder == lm_eval_folder() else ("**/*.yaml", "*.py")
+    found = (path for pattern in patterns for path in folder.glob(pattern) if not _IGNORED & {*path.parts})
     yield from sorted(found, key=lambda path: path.as_posix())
 
 
-def _name_and_kind(written: dict[str, Any]) -> tuple[str, str]:
+def _name_and_kind(path: Path, written: dict[str, Any]) -> tuple[str | None, str]:
+    if "prompt" in written and ("score" in written if path.suffix == ".py" else not {"task", "group"} & {*written}):
+        return path.stem, "own"
     kind = "py_task" if "class" in written else "group" if "group" in written else "task"
     name = written.get("group" if kind == "group" else "task")
-    if not isinstance(name, str):
-        raise ValueError("names no task")
-    return name, kind
+    # without a name it is a base of others
+    return name if isinstance(name, str) else None, kind
 
 
 def _add_to_tags(index: Index, name: str, tags: Any) -> None:
@@ -117,26 +124,55 @@ def _add_to_tags(index: Index, name: str, tags: Any) -> None:
 
 
 def _about(written: dict[str, Any]) -> dict[str, Any]:
-    metadata, metrics = written.get("metadata"), written.get("metric_list")
+    metadata, metrics, data = written.get("metadata"), written.get("metric_list"), written.get("data")
     dataset = [written[key] for key in ("dataset_path", "dataset_name") if isinstance(written.get(key), str)]
     said = {
         "output_type": written.get("output_type"),
-        "dataset": " ".join(dataset),
+        "dataset": " ".join(dataset) or (data if isinstance(data, str) else None),
         "num_fewshot": written.get("num_fewshot"),
-        "version": metadata.get("version") if isinstance(metadata, dict) else None,
+        "version": metadata.get("version") if isinstance(metadata, dict) else written.get("version"),
         "metrics": [one["metric"] for one in metrics if isinstance(one, dict) and isinstance(one.get("metric"), str)]
         if isinstance(metrics, list)
         else None,
         "split": written.get("test_split") or written.get("validation_split"),
         "tags": written.get("tag"),
+        "description": written.get("description") if "prompt" in written else None,
+        "refused": why_refused(written),
     }
     return {key: value for key, value in said.items() if value not in (None, "", [])}
+
+
+def read_constants(path: Path) -> dict[str, Any]:
+    """What a Python file defines at its top, in lower case, with the values that are plain; nothing of it is run.
+
+    Raises:
+        ValueError, OSError: it cannot be read, or is no Python.
+    """
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8-sig"))
+    except SyntaxError as error:
+        raise ValueError(str(error)) from None
+    found: dict[str, Any] = {node.name: None for node in tree.body if isinstance(node, ast.FunctionDef)}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id.isupper():
+            value = node.value.value if isinstance(node.value, ast.Constant) else None
+            found[node.targets[0].id.lower()] = value
+    return {"description": ast.get_docstring(tree) or ""} | found
 
 
 class FunctionName(str):
     """`!function module.name` of a task's file, not imported; `folder` is where its module is looked for first."""
 
     folder: Path
+
+
+def why_refused(written: dict[str, Any]) -> str | None:
+    """Why a task is never asked, whatever its data; None if it is."""
+    if written.get("doc_to_image") or written.get("doc_to_audio"):
+        return "it shows pictures or plays sounds, and requests carry text only"
+    if written.get("unsafe_code"):
+        return "its scorer runs what the model wrote outside any sandbox"
+    return None
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]

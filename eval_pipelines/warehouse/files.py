@@ -57,6 +57,26 @@ def write_new(target: Path, write: Callable[[BinaryIO], None]) -> Path:
     return landed
 
 
+def write_copy(target: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write a copy of an unchanging file aside, sync it, and give it its name; two who do so do no harm.
+
+    Raises:
+        WarehouseError: the disk is full, or the folder cannot be written; the file aside is removed.
+    """
+    aside = target.with_name(f".{target.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        make_folder(target.parent)
+        try:
+            fill(aside)
+            sync_file(aside)
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise write_failed(target, error) from error
+
+
 def _name(aside: Path, target: Path) -> Path:
     """Give the file its final name without replacing anything."""
     for n in itertools.count(1):

@@ -25,18 +25,29 @@ from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Evaluation, Metric, Place, Request, Response, Sample, Score, ServerMetrics
 from eval_pipelines.warehouse import lengths, response_rows
 from eval_pipelines.warehouse.files import safe_name, write_new
+from eval_pipelines.warehouse.mirror import Mirror, Synced
 from eval_pipelines.warehouse.response_rows import Row
 from eval_pipelines.warehouse.shapes import arrow_schema, check_shape
+from eval_pipelines.warehouse.stores import Store
 
 ROWS_PER_GROUP = 5_000
 _FEW = 1_000
 
 
 class Landing:
-    """The landing folder of one data root. Holds no state: two of them on one root are the same."""
+    """The landing folder of one data root. Holds no state: two of them on one root are the same.
 
-    def __init__(self, root: Path) -> None:
+    With a store, the folder is this machine's copy: what is landed is kept there too, and what other machines landed
+    is fetched before it is read.
+    """
+
+    def __init__(self, root: Path, store: Store | None = None) -> None:
         self.folder = root / "landing"
+        self._mirror = Mirror(self.folder, store) if store is not None else None
+
+    def sync(self) -> Synced:
+        """Fetch what other machines landed, and keep what only this one has. Raises WarehouseError."""
+        return self._mirror.sync() if self._mirror is not None else Synced(0, 0)
 
     def land_samples(self, benchmark: str, ask_version: str, samples: Iterable[Sample]) -> Path | None:
         """Land the samples of a benchmark version that are not landed yet; None if all are. Raises WarehouseError."""
@@ -44,7 +55,9 @@ class Landing:
         target = folder / f"{safe_name('benchmark version', ask_version)}.parquet"
         known = {
             row["sample_id"]
-            for row in _read("samples", _parquet_files(folder), ["sample_id"], ds.field("ask_version") == ask_version)
+            for row in _read(
+                "samples", _parquet_files(self._fetched(folder)), ["sample_id"], ds.field("ask_version") == ask_version
+            )
         }
         new = [sample for sample in samples if sample.sample_id not in known]
         if not new:
@@ -147,12 +160,12 @@ class Landing:
 
     def unfinished(self, model_key: ModelKey | str, benchmark: str, evaluation_id: str) -> dict[str, datetime]:
         """When each answer was asked for that tries at this evaluation landed since one was complete. Raises WarehouseError."""
-        tries = _parquet_files(self._cell(str(model_key), benchmark, "evaluations"), f"{evaluation_id}-")
+        tries = _parquet_files(self._fetched(self._cell(str(model_key), benchmark, "evaluations")), f"{evaluation_id}-")
         found = [Evaluation.model_validate(row) for row in _read("evaluations", tries)]
         wanted = ds.field("failure_kind").is_null()
         if complete := [one.recorded_at for one in found if one.is_complete]:
             wanted &= ds.field("asked_at") > pa.scalar(max(complete), response_rows.TIME)
-        files = _parquet_files(self._cell(str(model_key), benchmark, "responses"), f"{evaluation_id}-")
+        files = _parquet_files(self._fetched(self._cell(str(model_key), benchmark, "responses")), f"{evaluation_id}-")
         return _asked_at(_read("responses", files, ["request_digest", "asked_at"], wanted))
 
     def responses_for(
@@ -198,7 +211,7 @@ class Landing:
 
     def latest_evaluation(self, model_key: ModelKey | str, benchmark: str) -> Evaluation | None:
         """The evaluation of this cell that was recorded last, within its budget or not. Raises WarehouseError."""
-        files = _parquet_files(self._cell(str(model_key), benchmark, "evaluations"))
+        files = _parquet_files(self._fetched(self._cell(str(model_key), benchmark, "evaluations")))
         found = [Evaluation.model_validate(row) for row in _read("evaluations", files)]
         return max(found, key=lambda evaluation: evaluation.recorded_at, default=None)
 
@@ -206,7 +219,7 @@ class Landing:
         self, model_key: ModelKey | str, wanted: ds.Expression, columns: list[str] | None = None
     ) -> Iterator[Row]:
         folder = self.folder / "responses" / f"model={safe_name('model key', str(model_key))}"
-        files = sorted(folder.glob("benchmark=*/[!.]*.parquet"))
+        files = sorted(self._fetched(folder).glob("benchmark=*/[!.]*.parquet"))
         return _read("responses", files, columns or response_rows.COLUMNS, wanted)
 
     def _cell(self, model_key: str, benchmark: str, kind: str) -> Path:
@@ -225,7 +238,14 @@ class Landing:
                 for group in _groups(rows, ROWS_PER_GROUP):
                     writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
-        return write_new(target, write)
+        landed = write_new(target, write)
+        return landed if self._mirror is None else self._mirror.keep(landed)
+
+    def _fetched(self, folder: Path) -> Path:
+        """The folder, with what other machines landed in it."""
+        if self._mirror is not None:
+            self._mirror.fetch(folder.relative_to(self.folder).as_posix())
+        return folder
 
 
 def _asked_at(rows: Iterable[Row]) -> dict[str, datetime]:

@@ -155,6 +155,15 @@ def test_functions_that_a_group_gives_its_tasks_are_names_with_their_folder(inde
     assert (given, given.folder) == ("mine.process", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("mine.yaml", "task: [\n"), ("mine.py", "def score(:\n"), ("mine.yaml", "- x\n")]
+)
+def test_a_file_of_yours_that_cannot_be_read_is_named_when_it_is_asked_for(index, tmp_path, name, text) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ConfigError, match=rf"{name} cannot be read"):
+        open_catalog(index, include=tmp_path).leaves("mine")
+
+
 def test_an_include_that_is_no_folder_is_named(index, tmp_path) -> None:
     with pytest.raises(ConfigError, match="gone, which is no folder"):
         open_catalog(index, include=tmp_path / "gone")

@@ -160,7 +160,10 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ("benchmark: {}", "1: benchmark: unknown key. Did you mean 'benchmarks'?"),
         ("watched: {path: x}", "1: watched: must be a list (lines that start with `- `), not a mapping"),
         ("suites: [a]", "1: suites: must be a mapping of names to values, not a list"),
-        ("data_root: s3://b/x", "1: data_root: must be the path of a folder, such as `data` (not a URL)"),
+        (
+            "data_root: s3://b/x",
+            "1: data_root: must be the path of a folder, such as `data`; an object store goes into `store`",
+        ),
         ("deployments: {a: }", "1: deployments.a: must be a mapping of names to values, not empty"),
         (
             "deployments: {a: {backend: lokal}}",
@@ -276,6 +279,7 @@ def test_the_schema_knows_the_options_of_every_backend() -> None:
     assert "DataSource" in schema["$defs"]
     assert set(schema["properties"]) == {
         "data_root",
+        "store",
         "machine",
         "prices",
         "deployments",

@@ -47,3 +47,9 @@ def test_every_example_is_a_right_configuration(path: Path) -> None:
     for text in found:
         config = Config.parse(text, path=Path("/nowhere/evals.yaml"))
         assert config.deployments or "machine" in config.model_fields_set
+
+
+def test_the_stores_in_the_docs_are_right(tmp_path: Path) -> None:
+    shown = examples((ROOT / "docs" / "teams.md").read_text())
+    found = [Config.parse(text, path=tmp_path / "evals.yaml").store for text in shown]
+    assert sorted(one.kind for one in found if one) == plugins.names("warehouse.stores")

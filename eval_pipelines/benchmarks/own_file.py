@@ -1,0 +1,238 @@
+"""A benchmark of one's own in one file: data, prompt, extractor and metric; as YAML, or as Python with a scorer.
+
+Either becomes the configuration of an lm-eval task, so that prompts, few-shot examples, filters and versions go the
+one way that all benchmarks go. Reading a file imports no lm-eval; a YAML file runs nothing.
+"""
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from eval_pipelines.benchmarks.own_scoring import (
+    ExtractBy,
+    ExtractName,
+    FunctionScorer,
+    Gold,
+    MetricBy,
+    MetricName,
+    Scorer,
+    metric_in_words,
+)
+from eval_pipelines.config import DataSource
+from eval_pipelines.errors import ConfigError
+
+EVALUATED, EXAMPLES = "test", "examples"
+# the column that names a sample
+SAMPLE_ID = "_sample_id"
+_FUNCTIONS = ("prompt", "target", "score")
+
+
+class OwnBenchmark(BaseModel):
+    """What such a file says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    data: str | dict[str, Any] = Field(
+        description="A file beside this one (.jsonl, .json, .csv, .parquet), or what `data` takes in evals.yaml."
+    )
+    prompt: str = Field(min_length=1, description="Jinja, from the columns of a row.")
+    target: str = Field(min_length=1, description="Jinja: the right answer, or a list of them; of choices, their text.")
+    choices: str | list[str] | None = Field(
+        default=None, description="Texts, or an expression or column that gives them."
+    )
+    id: str | None = Field(default=None, description="Jinja: a sample's name that stays when rows are added.")
+    extract: ExtractName | ExtractBy = Field(default="text", description="What of the answer is graded.")
+    metric: MetricName | MetricBy | list[MetricName | MetricBy] = Field(
+        default="exact_match", description="The first is the one to quote."
+    )
+    examples: str | None = Field(default=None, description="File with few-shot examples, beside this one.")
+    num_fewshot: int = Field(default=0, ge=0)
+    stop: list[str] = Field(default_factory=list, description="Ends an answer.")
+    max_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0, ge=0)
+    system: str = Field(default="", description="Stands before the question, or is the system message of a chat.")
+    description: str = ""
+    version: str | int | float = Field(default=1, description="Bumped by a person when the meaning changes.")
+    higher_is_better: bool = True
+    tag: str | list[str] | None = None
+    metrics: list[str] | None = Field(default=None, description="Python: the names that `score` gives, first to quote.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.by_likelihood and self.choices is None:
+            raise ValueError("`metric: choice` compares the log-likelihoods of `choices`: give them")
+        if self.by_likelihood and len(self.metric_list) > 1:
+            raise ValueError("`metric: choice` stands alone: answers that are read have no log-likelihoods")
+        if self.extract == "choice_letter" and self.choices is None:
+            raise ValueError("`extract: choice_letter` needs `choices`: it looks for the letter of one")
+        if self.num_fewshot and self.examples is None and not isinstance(self.data, dict):
+            raise ValueError("`num_fewshot` needs `examples`: a file with rows that are not evaluated")
+        return self
+
+    @property
+    def metric_list(self) -> list[MetricName | MetricBy]:
+        """The metrics as a list."""
+        return list(self.metric) if isinstance(self.metric, list) else [self.metric]
+
+    @property
+    def by_likelihood(self) -> bool:
+        """Whether choices are compared by their log-likelihood; nothing is generated then."""
+        return "choice" in self.metric_list
+
+
+class OwnTask(BaseModel):
+    """One file, read.
+
+    Attributes:
+        config: of lm-eval's task, without data; names of functions are resolved.
+        source: of the rows that the file names.
+    """
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    config: dict[str, Any]
+    source: DataSource
+    said: OwnBenchmark
+
+
+def read_own(path: Path) -> OwnTask:
+    """The benchmark in a file, named as the file is.
+
+    Raises:
+        ConfigError: it does not hold what a benchmark needs; all that is wrong, with its place.
+    """
+    written, module = (_read_yaml(path), None) if path.suffix == ".yaml" else _read_python(path)
+    functions = {name: getattr(module, name) for name in _FUNCTIONS if callable(getattr(module, name, None))}
+    fields = written | {name: "a function" for name in functions if name != "score"}
+    try:
+        said = OwnBenchmark.model_validate(fields)
+        source = _source(said, path.parent)
+    except ValidationError as invalid:
+        lines = [f"{path}: {'.'.join(map(str, one['loc'])) or 'as a whole'}: {_words(one)}" for one in invalid.errors()]
+        raise ConfigError("\n".join(lines)) from None
+    config = _config(said, path.stem) | _functions(said, functions, path)
+    return OwnTask(config=config, source=source, said=said)
+
+
+def _words(error: Any) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"unknown key; known are {', '.join(OwnBenchmark.model_fields)}"
+    return "required, but missing" if error["type"] == "missing" else str(error["msg"]).removeprefix("Value error, ")
+
+
+def _config(said: OwnBenchmark, name: str) -> dict[str, Any]:
+    common: dict[str, Any] = {
+        "task": name,
+        "test_split": EVALUATED,
+        "fewshot_split": EXAMPLES if said.examples or (isinstance(said.data, dict) and said.num_fewshot) else None,
+        "doc_to_text": said.prompt,
+        "doc_to_target": said.target,
+        "description": said.system,
+        "num_fewshot": said.num_fewshot,
+        "metadata": {"version": said.version},
+    }
+    gold = Gold(said.target, said.choices)
+    if said.by_likelihood:
+        metrics = [{"metric": one, "aggregation": "mean", "higher_is_better": True} for one in ("acc", "acc_norm")]
+        choice = {"output_type": "multiple_choice", "doc_to_choice": said.choices, "doc_to_target": gold}
+        return common | choice | {"metric_list": metrics}
+    step = _filter_step(said)
+    name = step.get("function", "text")
+    scorer = Scorer([metric_in_words(one) for one in said.metric_list], gold, name)
+    return common | {
+        "output_type": "generate_until",
+        "generation_kwargs": {"until": said.stop, "max_gen_toks": said.max_tokens, "temperature": said.temperature},
+        "filter_list": [{"name": name, "filter": [*([step] if step else []), {"function": "take_first"}]}],
+        "process_results": scorer,
+        "metric_list": _metric_list(scorer.names, said),
+    }
+
+
+def _functions(said: OwnBenchmark, functions: dict[str, Callable[..., Any]], path: Path) -> dict[str, Any]:
+    """What a Python file's own functions replace."""
+    given: dict[str, Any] = {
+        f"doc_to_{kind}": functions[name]
+        for kind, name in (("text", "prompt"), ("target", "target"))
+        if name in functions
+    }
+    if "score" in functions:
+        if said.by_likelihood:
+            raise ConfigError(f"{path}: `score` reads answers, and METRIC = 'choice' asks for none: leave one out")
+        version = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+        names = tuple(said.metrics or ("score",))
+        given["process_results"] = FunctionScorer(functions["score"], names, version)
+        given["metric_list"] = _metric_list(names, said)
+    return given
+
+
+def _metric_list(names: tuple[str, ...], said: OwnBenchmark) -> list[dict[str, Any]]:
+    return [{"metric": name, "aggregation": "mean", "higher_is_better": said.higher_is_better} for name in names]
+
+
+def _filter_step(said: OwnBenchmark) -> dict[str, Any]:
+    """What is taken of an answer; nothing where all of it is graded."""
+    if isinstance(said.extract, ExtractBy):
+        if said.extract.regex is not None:
+            return {"function": "regex", "regex_pattern": said.extract.regex, "group_select": -1}
+        return {"function": "json_field", "field": said.extract.json_field}
+    if said.extract == "choice_letter":
+        return {"function": "choice_letter", "choices": said.choices}
+    return {} if said.extract == "text" else {"function": said.extract}
+
+
+def _source(said: OwnBenchmark, folder: Path) -> DataSource:
+    given: dict[str, Any] = dict(said.data) if isinstance(said.data, dict) else {"splits": {EVALUATED: said.data}}
+    if not {"hub", "package"} & {*given}:
+        given.setdefault("folder", ".")
+    if said.examples is not None:
+        given["splits"] = {**given.get("splits", {}), EXAMPLES: said.examples}
+    if said.id is not None:
+        given["columns"] = {**given.get("columns", {}), SAMPLE_ID: said.id}
+    # a path is text in YAML
+    source = DataSource.model_validate(given, strict=False)
+    return source.model_copy(update={"folder": folder / source.folder}) if source.folder else source
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        written = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(written, dict):
+        raise ConfigError(f"{path} holds no mapping of names to values")
+    return written
+
+
+def _read_python(path: Path) -> tuple[dict[str, Any], ModuleType]:
+    module = _load(path)
+    constants = {
+        name.lower(): list(value) if isinstance(value, tuple) else value
+        for name, value in vars(module).items()
+        if name.isupper() and name.lower() in OwnBenchmark.model_fields
+    }
+    return {"description": (module.__doc__ or "").strip()} | constants, module
+
+
+def _load(path: Path) -> ModuleType:
+    # by a name of its own: two folders may each have one of the same name
+    name = f"eval_pipelines_own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, "a .py file has a loader"
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        # not left there: its functions travel to grading processes as they are, and an edited file is read anew
+        del sys.modules[name]
+    return module

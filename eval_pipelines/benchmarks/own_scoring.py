@@ -1,0 +1,267 @@
+"""How a benchmark of one's own grades an answer: what is taken from it, and metrics on that.
+
+Each callable names all that decides its verdicts in its `repr`, which is part of the score version.
+"""
+
+import ast
+import json
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# raised whenever a verdict below may come out otherwise
+SCORING_VERSION = 1
+# as lm-eval's own filters say that they found nothing
+UNPARSEABLE = "[invalid]"
+LETTERS = string.ascii_uppercase
+
+Row = Mapping[str, Any]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if type(self).__name__ in ("ExtractBy", "MetricBy") and len(self.model_fields_set) != 1:
+            raise ValueError(f"name one of {', '.join(type(self).model_fields)}")
+        return self
+
+
+class ExtractBy(_Options):
+    """An extractor with what it looks for."""
+
+    regex: str | None = Field(default=None, description="Its last match; of that the first group that is not empty.")
+    json_field: str | None = Field(
+        default=None, description="Of the last JSON object in the answer; `a.b` goes deeper."
+    )
+
+    @model_validator(mode="after")
+    def _compiles(self) -> Self:
+        try:
+            re.compile(self.regex or "")
+        except re.error as error:
+            raise ValueError(f"`regex` is no regular expression: {error}") from None
+        return self
+
+
+class ExactMatch(_Options):
+    """The text is the target; spaces around it do not count."""
+
+    ignore_case: bool = False
+    ignore_punctuation: bool = False
+
+
+class Includes(_Options):
+    """The target stands somewhere in the text."""
+
+    ignore_case: bool = True
+
+
+class Numeric(_Options):
+    """The number is the target, or near it."""
+
+    tolerance: float = Field(default=1e-9, ge=0, description="Largest difference.")
+    relative: float = Field(default=0, ge=0, description="Largest difference as a share of the target.")
+
+
+class MetricBy(_Options):
+    """A metric with its options."""
+
+    exact_match: ExactMatch | None = None
+    includes: Includes | None = None
+    numeric: Numeric | None = None
+
+
+ExtractName = Literal["text", "first_line", "last_line", "number", "choice_letter"]
+MetricName = Literal["exact_match", "includes", "numeric", "f1", "choice"]
+
+
+def metric_in_words(metric: MetricName | MetricBy) -> tuple[str, dict[str, Any]]:
+    """A metric's name and all its options, defaults included."""
+    given = metric.model_dump(exclude_unset=True) if isinstance(metric, MetricBy) else {metric: {}}
+    ((name, options),) = given.items()
+    kinds: dict[str, type[_Options]] = {"exact_match": ExactMatch, "includes": Includes, "numeric": Numeric}
+    return name, kinds[name](**options).model_dump() if name in kinds else {}
+
+
+class Gold:
+    """The right answers of a row, as text; of a row with choices, the place of the right one."""
+
+    def __init__(self, target: str | Callable[[Any], Any], choices: str | Sequence[str] | None) -> None:
+        self.target, self.choices = target, choices
+
+    def texts(self, row: Row) -> list[str]:
+        """One, or several that are all right."""
+        found = self.target(row) if callable(self.target) else row.get(self.target, None)
+        if found is None:
+            found = _literal(_render(str(self.target), row))
+        return [str(one) for one in found] if isinstance(found, list | tuple) else [str(found)]
+
+    def __call__(self, row: Row) -> int:
+        """The place of the right choice. Raises ValueError where the target is none of them."""
+        (text,), choices = self.texts(row)[:1], choices_of(self.choices, row)
+        if text in choices:
+            return choices.index(text)
+        place = int(text) if text.isdigit() else LETTERS.find(text) if len(text) == 1 else -1
+        if not 0 <= place < len(choices):
+            raise ValueError(f"the target {text!r} is none of the choices {choices}, nor the number or letter of one")
+        return place
+
+    def __repr__(self) -> str:
+        return f"Gold({getattr(self.target, '__name__', self.target)!r}, {self.choices!r})"
+
+
+class Scorer:
+    """Metrics on the extracted text; of several right answers the nearest counts."""
+
+    def __init__(self, metrics: Sequence[tuple[str, dict[str, Any]]], gold: Gold, extract: str) -> None:
+        self.metrics, self.gold, self.extract = metrics, gold, extract
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the metrics, in their order."""
+        return tuple(name for name, _ in self.metrics)
+
+    def __call__(self, row: Row, results: Sequence[str]) -> dict[str, float]:
+        """As lm-eval calls it, for one sample."""
+        golds = [LETTERS[self.gold(row)]] if self.extract == "choice_letter" else self._texts(row)
+        return {
+            name: max(float(_METRICS[name](results[0], gold, **options)) for gold in golds)
+            for name, options in self.metrics
+        }
+
+    def _texts(self, row: Row) -> list[str]:
+        if self.gold.choices is None:
+            return self.gold.texts(row)
+        return [choices_of(self.gold.choices, row)[self.gold(row)]]
+
+    def __repr__(self) -> str:
+        return f"Scorer({list(self.metrics)}, {self.gold!r}, {self.extract!r}, version={SCORING_VERSION})"
+
+
+class FunctionScorer:
+    """A function of the author's: its number, or its numbers by name."""
+
+    def __init__(self, function: Callable[[dict[str, Any], str], Any], names: tuple[str, ...], version: str) -> None:
+        self.function, self.names, self.version = function, names, version
+
+    def __call__(self, row: Row, results: Sequence[str]) -> dict[str, float]:
+        """As lm-eval calls it, for one sample."""
+        found = self.function(dict(row), results[0])
+        named = dict(found) if isinstance(found, Mapping) else {self.names[0]: found}
+        if {*named} != {*self.names}:
+            raise ValueError(f"`score` gave {', '.join(map(str, named))}; METRICS says {', '.join(self.names)}")
+        return {name: float(named[name]) for name in self.names}
+
+    def __repr__(self) -> str:
+        return f"FunctionScorer({self.function.__name__}, {self.names}, {self.version})"
+
+
+def choices_of(choices: str | Sequence[str] | None, row: Row) -> list[str]:
+    """The choices of a row: as they are written, from its column, or from an expression."""
+    found = choices if not isinstance(choices, str) else row.get(choices) or _literal(_render(choices, row))
+    if not isinstance(found, list | tuple):
+        raise ValueError(f"`choices` gives {found!r}, which is no list")
+    return [str(one) for one in found]
+
+
+def number_in(text: str) -> float:
+    """The number that a text is, with its thousands, currency or percent sign. Raises ValueError."""
+    found = float(re.sub(r"[\s,$€£%]", "", text))
+    if not math.isfinite(found):
+        raise ValueError(f"{text!r} is no finite number")
+    return found
+
+
+def _exact_match(text: str, gold: str, *, ignore_case: bool, ignore_punctuation: bool) -> bool:
+    one, other = text.strip(), gold.strip()
+    if ignore_case:
+        one, other = one.casefold(), other.casefold()
+    if ignore_punctuation:
+        one, other = (side.translate(_NO_PUNCTUATION).strip() for side in (one, other))
+    return one == other
+
+
+def _includes(text: str, gold: str, *, ignore_case: bool) -> bool:
+    return gold.strip().casefold() in text.casefold() if ignore_case else gold.strip() in text
+
+
+def _numeric(text: str, gold: str, *, tolerance: float, relative: float) -> bool:
+    wanted = number_in(gold)
+    try:
+        return abs(number_in(text) - wanted) <= max(tolerance, relative * abs(wanted))
+    except ValueError:  # what was answered is no number
+        return False
+
+
+def _f1(text: str, gold: str) -> float:
+    said, wanted = _words(text), _words(gold)
+    if not said or not wanted:
+        return float(said == wanted)
+    n_shared = sum((Counter(said) & Counter(wanted)).values())
+    return 2 * n_shared / (len(said) + len(wanted))
+
+
+def _words(text: str) -> list[str]:
+    words = text.casefold().translate(_NO_PUNCTUATION).split()
+    return [word for word in words if word not in ("a", "an", "the")]
+
+
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_METRICS: dict[str, Callable[..., bool | float]] = {
+    "exact_match": _exact_match,
+    "includes": _includes,
+    "numeric": _numeric,
+    "f1": _f1,
+}
+
+
+def letter_in(text: str, n_choices: int) -> str:
+    """The letter of the choice that an answer settles on; a lone `A` or `I` in a sentence is none."""
+    letter = f"([{LETTERS[:n_choices]}])"
+    for pattern in (
+        rf"(?i:answer|choice|option)(?i:\s+is)?\s*:?\s*\W{{0,3}}{letter}\b",
+        rf"^\W*{letter}(?:\W|$)(?!\s*[a-z])",
+        rf"\({letter}\)",
+        rf"(?:^|\s){letter}(?:[.):]|\s*$)",
+    ):
+        if found := re.findall(pattern, text, re.MULTILINE):
+            return str(found[-1])
+    return UNPARSEABLE
+
+
+def json_field_in(text: str, field: str) -> str:
+    """A field of the last JSON object in an answer."""
+    decoder, found = json.JSONDecoder(), None
+    place = text.find("{")
+    while place >= 0:
+        try:
+            found, place_after = decoder.raw_decode(text, place)
+            place = text.find("{", place_after)
+        except ValueError:
+            place = text.find("{", place + 1)
+    for part in field.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return UNPARSEABLE if found is None else found if isinstance(found, str) else json.dumps(found)
+
+
+def _literal(text: str) -> Any:
+    """A list where the text reads as one, else the text: as lm-eval takes a target."""
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            return text
+    return text
+
+
+def _render(template: str, row: Row) -> str:
+    from lm_eval.utils import apply_template
+
+    return str(apply_template(template, dict(row)))

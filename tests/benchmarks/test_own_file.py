@@ -1,0 +1,158 @@
+"""A benchmark of one's own in one file, as YAML or Python."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval_pipelines.benchmarks.harness import Benchmark, load
+from eval_pipelines.benchmarks.own_file import read_own
+from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.errors import ConfigError, DataError, ScoringError
+
+ROWS = [
+    {"country": "France", "capital": "Paris", "wrong": "Lyon"},
+    {"country": "Italy", "capital": "Rome", "wrong": "Milan"},
+]
+YAML = "data: rows.jsonl\nprompt: The capital of {{country}}?\ntarget: '{{capital}}'\n"
+PYTHON = '''"""Capitals."""
+DATA = "rows.jsonl"
+TARGET = "{{capital}}"
+
+
+def prompt(sample):
+    return f"The capital of {sample['country']}?"
+
+
+def score(sample, answer):
+    return sample["capital"] in answer
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path, index: Path) -> Callable[..., Benchmark]:
+    """Write a benchmark's file and load it by its name."""
+
+    def build(text: str, suffix: str = ".yaml", rows: list[dict[str, Any]] = ROWS, **fields: Any) -> Benchmark:
+        (tmp_path / f"capitals{suffix}").write_text(text)
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        spec = BenchmarkSpec.model_validate({"task": "capitals", "include": tmp_path, **fields})
+        return load("capitals", spec, limit=None, cache=index)
+
+    return build
+
+
+def said(benchmark: Benchmark, say: Any, answers: list[str]) -> dict[str, Any]:
+    return {r.digest: say(r, text) for r, text in zip(benchmark.requests(), answers, strict=True)}
+
+
+def values(benchmark: Benchmark, responses: dict[str, Any]) -> dict[str, float | None]:
+    return {one.metric: one.value for one in benchmark.grade(responses)[1]}
+
+
+@pytest.mark.parametrize(("text", "suffix"), [(YAML, ".yaml"), (PYTHON, ".py")])
+def test_it_is_asked_and_graded_by_its_name(own, say, text, suffix) -> None:
+    benchmark = own(text, suffix)
+    assert [request.prompt for request in benchmark.requests()] == [
+        "The capital of France?",
+        "The capital of Italy?",
+    ]
+    assert list(values(benchmark, said(benchmark, say, ["Paris", "Milan"])).values()) == [0.5]
+    assert [sample.target for sample in benchmark.samples()] == ["Paris", "Rome"]
+
+
+def test_choices_are_compared_by_log_likelihood(own, say) -> None:
+    benchmark = own(YAML + "choices: '{{[wrong, capital]}}'\nmetric: choice\n")
+    responses = {r.digest: say(r, -1.0 if r.part == 1 else -9.0) for r in benchmark.requests()}
+    assert benchmark.needs == {"echo_logprobs"}
+    assert values(benchmark, responses) == {"acc": 1.0, "acc_norm": 1.0}
+
+
+def test_an_id_names_a_sample_wherever_its_row_stands(own) -> None:
+    first, other = own(YAML + "id: '{{country}}'\n"), own(YAML + "id: '{{country}}'\n", rows=ROWS[::-1])
+    assert [one.sample_id for one in first.samples()] == ["capitals/France", "capitals/Italy"]
+    assert {one.sample_id for one in other.samples()} == {one.sample_id for one in first.samples()}
+
+
+def test_examples_stand_before_the_question(own, tmp_path) -> None:
+    (tmp_path / "few.jsonl").write_text('{"country": "Spain", "capital": "Madrid"}\n')
+    benchmark = own(YAML + "examples: few.jsonl\nnum_fewshot: 1\n")
+    assert next(benchmark.requests()).prompt.startswith("The capital of Spain? Madrid\n\nThe capital of France?")
+
+
+@pytest.mark.parametrize(
+    ("change", "asked", "graded"),
+    [
+        (("The capital", "Capital"), True, False),
+        (("in answer", "== answer"), False, True),
+        (("return sample", "return 1 - sample"), False, True),
+    ],
+)
+def test_the_versions_of_a_python_file_change_with_the_half_that_changed(own, change, asked, graded) -> None:
+    first, other = own(PYTHON, ".py"), own(PYTHON.replace(*change), ".py")
+    assert (first.ask_version != other.ask_version) == asked
+    # the whole file may decide what is graded
+    assert (first.score_version != other.score_version) >= graded
+
+
+@pytest.mark.parametrize(
+    "line", ["extract: number", "extract: {regex: 'is (.*)'}", "metric: includes", "metric: {numeric: {tolerance: 1}}"]
+)
+def test_the_score_version_alone_changes_with_extractor_and_metric(own, line) -> None:
+    first, other = own(YAML), own(YAML + line + "\n")
+    assert (first.ask_version, first.score_version) == (other.ask_version, own(YAML).score_version)
+    assert first.score_version != other.score_version
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        (YAML + "promt: x\n", "promt: unknown key; known are data, prompt"),
+        (YAML.replace("target", "goal"), "target: required, but missing"),
+        (YAML + "metric: choice\n", "compares the log-likelihoods of `choices`"),
+        (YAML + "extract: choice_letter\n", "needs `choices`"),
+        (YAML + "extract: {regex: '('}\n", "`regex` is no regular expression"),
+        (YAML + "num_fewshot: 2\n", "`num_fewshot` needs `examples`"),
+        (YAML.replace("rows.jsonl", "rows.txt"), "must end in .jsonl"),
+        (YAML + "data: {hub: a/b, splits: {test: test}}\n", "needs its `revision`"),
+        ("prompt: [", "cannot be read"),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_told_with_its_place(tmp_path, text, wrong) -> None:
+    path = tmp_path / "capitals.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_own(path)
+    assert str(path) in str(caught.value)
+    assert wrong in str(caught.value)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(own) -> None:
+    with pytest.raises(DataError, match=r"'town' is undefined.*the columns capital, country, wrong"):
+        own(YAML.replace("{{country}}", "{{town}}"))
+
+
+def test_a_python_file_that_cannot_be_imported_is_named(own) -> None:
+    with pytest.raises(ConfigError, match=r"capitals\.py cannot be imported: ZeroDivisionError"):
+        own(PYTHON + "1 / 0\n", ".py")
+
+
+def test_a_scorer_that_raises_names_the_sample(own, say) -> None:
+    benchmark = own(PYTHON.replace('["capital"] in', '["town"] in'), ".py")
+    with pytest.raises(ScoringError, match="capitals/0"):
+        benchmark.grade(said(benchmark, say, ["x", "y"]))
+
+
+def test_evals_yaml_can_give_it_other_rows(own, tmp_path) -> None:
+    (tmp_path / "other.csv").write_text("country,capital\nJapan,Tokyo\n")
+    benchmark = own(YAML, data={"folder": tmp_path, "splits": {"test": "other.csv"}})
+    assert [sample.target for sample in benchmark.samples()] == ["Tokyo"]
+
+
+def test_a_python_file_beside_tasks_that_is_no_benchmark_is_none(own, tmp_path, index) -> None:
+    from eval_pipelines.benchmarks.catalog import open_catalog
+
+    (tmp_path / "utils.py").write_text("raise SystemExit('was run')\ndef score(a, b): ...\n")
+    assert "utils" not in open_catalog(index, include=tmp_path)
