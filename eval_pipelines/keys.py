@@ -58,9 +58,13 @@ def slug(name: str) -> str:
     return re.sub(r"\.{2,}", ".", text) or "unnamed"
 
 
+# made once: every request has a digest
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values, equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def digest(value: Any, *, n_bytes: int = 16) -> str:

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import httpx
+from pydantic_core import from_json, to_json
 
 from eval_pipelines.client import failures, gate, polling, streaming, transport
 from eval_pipelines.client.redaction import secrets_in
@@ -14,11 +15,14 @@ from eval_pipelines.records import FailureKind
 
 def encoded(said: Mapping[str, Any]) -> bytes:
     """A body as it is sent."""
-    return json.dumps(said, ensure_ascii=False).encode()
+    return to_json(said, inf_nan_mode="constants")
+
+
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 
 async def post(
-    client: httpx.AsyncClient,
+    client: transport.Client,
     url: str,
     body: bytes,
     spoken: ModuleType | None = None,
@@ -30,15 +34,13 @@ async def post(
     A stream comes back as the one object that it amounts to, as a `streaming.Streamed` with its timings.
     """
     look_again = getattr(spoken, "look_again", None)
-    idle_timeout_s = getattr(client, "idle_timeout_s", None)
+    idle_timeout_s = client.idle_timeout_s
     try:
         if look_again:
-            return await polling.answer(client, url, body, look_again, _object_in)
+            return await polling.answer(client, url, body, look_again, _object_of)
         if idle_timeout_s is not None and streaming.is_asked(body):
-            return await streaming.answer(client, url, body, spoken, headers, idle_timeout_s, _object_in)
-        if isinstance(client, transport.Client):
-            return _object_in(await client.post_bytes(url, body, headers))
-        return _object_in(await client.post(url, content=body, headers=headers))
+            return await streaming.answer(client, url, body, spoken, headers, idle_timeout_s, _object_of)
+        return _object_in(await client.post_bytes(url, body, headers))
     except httpx.HTTPError as error:
         failed, retry_after_s = failures.from_exception(error), None
     except failures.NoAnswer as no_answer:
@@ -48,19 +50,23 @@ async def post(
     raise failures.NoAnswer(failures.without(failed, secrets), retry_after_s=retry_after_s)
 
 
-def _object_in(reply: httpx.Response) -> dict[str, Any]:
-    status = reply.status_code
-    if reply.is_redirect:
+def _object_of(reply: httpx.Response) -> dict[str, Any]:
+    return _object_in(transport.Reply(reply.status_code, reply.headers, reply.content))
+
+
+def _object_in(reply: transport.Reply) -> dict[str, Any]:
+    status = reply.status
+    if status in _REDIRECTS and "location" in reply.headers:
         where = reply.headers.get("location", "somewhere else")
         message = f"HTTP {status} redirects to {where}: set base_url to the address that answers"
         raise failures.NoAnswer(failures.failure(FailureKind.DENIED, message, status=status))
-    if not reply.is_success:
+    if not 200 <= status < 300:
         failed = failures.from_status(status, reply.content)
         raise failures.NoAnswer(failed, retry_after_s=failures.retry_after_s(reply.headers))
     try:
-        data = json.loads(reply.content)
+        data = _json(reply.content)
     except (ValueError, RecursionError) as error:
-        if streaming.is_stream(reply, reply.content):  # nobody asked for it, and it says all the same
+        if streaming.is_stream(reply.headers, reply.content):  # nobody asked for it, and it says all the same
             return streaming.put_together(reply.content)
         raise failures.NoAnswer(failures.no_json(status, reply.content, reply.headers)) from error
     if not isinstance(data, dict):
@@ -68,3 +74,11 @@ def _object_in(reply: httpx.Response) -> dict[str, Any]:
     if data.get("error"):
         raise failures.NoAnswer(failures.from_error_object(data["error"], status=status))
     return data
+
+
+def _json(content: bytes) -> Any:
+    """The value. Raises ValueError, RecursionError."""
+    try:
+        return from_json(content)
+    except ValueError:
+        return json.loads(content)  # it knows half characters, and other encodings

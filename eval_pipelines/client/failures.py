@@ -220,7 +220,7 @@ def _page(body: bytes) -> str:
     return f"an HTML page, {named!r}" if named else "an HTML page"
 
 
-def retry_after_s(headers: httpx.Headers) -> float | None:
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds from a Retry-After header, which holds seconds or a date, or from `retry-after-ms`; None without.
 
     A date is read by the server's own clock if it tells one: ours may go wrong by more than the wait.

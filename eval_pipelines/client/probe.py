@@ -12,6 +12,7 @@ from eval_pipelines.client import failures, gate, streaming
 from eval_pipelines.client.dialects import as_sent, dialect
 from eval_pipelines.client.exchange import post
 from eval_pipelines.client.interception import StopAsking
+from eval_pipelines.client.transport import Client
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import UnsupportedError
 from eval_pipelines.records import Failure, FailureKind, Request
@@ -21,7 +22,7 @@ _UNLIKELY = (" zebra purple", " ontology seventeen of")
 _N_ATTEMPTS = 4
 
 
-async def served_names(client: httpx.AsyncClient, endpoint: Endpoint) -> list[str] | None:
+async def served_names(client: Client, endpoint: Endpoint) -> list[str] | None:
     """The model names the server says it serves; None if it does not say, or not of this model."""
     if not endpoint.lists_models:
         return None
@@ -31,7 +32,7 @@ async def served_names(client: httpx.AsyncClient, endpoint: Endpoint) -> list[st
     return named
 
 
-async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
+async def try_capability(client: Client, endpoint: Endpoint, capability: str) -> Failure | None:
     """Ask one tiny request of the capability's kind. None if it was answered, else what went wrong.
 
     An endpoint that is merely busy gets a few attempts: refusing it would be a verdict on the moment.
@@ -46,7 +47,7 @@ async def try_capability(client: httpx.AsyncClient, endpoint: Endpoint, capabili
     return failed
 
 
-async def text_start(client: httpx.AsyncClient, endpoint: Endpoint) -> str:
+async def text_start(client: Client, endpoint: Endpoint) -> str:
     """The text of the token that begins texts there; empty if the server puts it before each text itself.
 
     Empty, too, where nobody tells: then `try_capability` for `start_logprobs` says so.
@@ -66,7 +67,7 @@ async def text_start(client: httpx.AsyncClient, endpoint: Endpoint) -> str:
     return found if isinstance(found, str) else ""
 
 
-async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: str) -> Failure | None:
+async def _try_once(client: Client, endpoint: Endpoint, capability: str) -> Failure | None:
     if capability == "start_logprobs":
         return await _try_start(client, endpoint)
     failed, told = await _asked(client, endpoint, _canary(capability))
@@ -77,7 +78,7 @@ async def _try_once(client: httpx.AsyncClient, endpoint: Endpoint, capability: s
     return None
 
 
-async def _try_start(client: httpx.AsyncClient, endpoint: Endpoint) -> Failure | None:
+async def _try_start(client: Client, endpoint: Endpoint) -> Failure | None:
     words = "".join(_UNLIKELY)
     first = words.index(" ", 1)
     values = []
@@ -97,9 +98,7 @@ async def _try_start(client: httpx.AsyncClient, endpoint: Endpoint) -> Failure |
     return None
 
 
-async def _asked(
-    client: httpx.AsyncClient, endpoint: Endpoint, request: Request
-) -> tuple[Failure | None, dict[str, Any]]:
+async def _asked(client: Client, endpoint: Endpoint, request: Request) -> tuple[Failure | None, dict[str, Any]]:
     """One attempt at a canary: what went wrong, or the Response fields of its answer."""
     request = as_sent(request, endpoint)
     spoken = dialect(endpoint.protocol, request.operation)

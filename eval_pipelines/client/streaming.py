@@ -52,7 +52,7 @@ def asked(spoken: ModuleType, request: Request, body: dict[str, Any], endpoint: 
 
 def is_asked(body: bytes) -> bool:
     """Whether a request's body asks for a stream. No text in it can look so: its quotes are escaped."""
-    return b'"stream": true' in body
+    return b'"stream":true' in body
 
 
 def timed(told: Sequence[MutableMapping[str, Any]], reply: Mapping[str, Any] | None) -> None:
@@ -62,9 +62,9 @@ def timed(told: Sequence[MutableMapping[str, Any]], reply: Mapping[str, Any] | N
             answer_["ttft_s"], answer_["inter_token_s"] = reply.ttft_s, reply.inter_token_s
 
 
-def is_stream(reply: httpx.Response, body: bytes = b"") -> bool:
+def is_stream(headers: Mapping[str, str], body: bytes = b"") -> bool:
     """True for a stream by its name, or by its first bytes: some call it plain text."""
-    is_named = str(reply.headers.get("content-type", "")).lower().startswith("text/event-stream")
+    is_named = (headers.get("content-type") or "").lower().startswith("text/event-stream")
     return is_named or body.lstrip().startswith((b"data:", b"event:"))
 
 
@@ -104,7 +104,7 @@ async def answer(
             raise _silent(idle_timeout_s, 0) from None
         raise
     try:
-        if not (reply.is_success and is_stream(reply)):
+        if not (reply.is_success and is_stream(reply.headers)):
             await reply.aread()
             return read(reply)
         events = _Events(getattr(spoken, "Whole", Whole)())

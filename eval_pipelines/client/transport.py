@@ -10,8 +10,8 @@ Source  pyreqwest 0.15, "HTTPX compatibility", `streamed_read_buffer_limit`; req
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
 from types import TracebackType
 
 import httpx
@@ -30,8 +30,19 @@ _CONNECT_TIMEOUT_S = 10.0
 # a silence amid a stream is told sooner by whoever knows how much came before it
 _SILENCE_FACTOR = 1.2
 _LOOPBACK = "localhost,127.0.0.0/8,::1"
+# no reply to one question is as long: what is longer would fill the memory
+_MOST_BYTES = 256 * 2**20
 # of a request's extensions: its reply is handed over as it arrives
 AS_IT_ARRIVES = "eval_pipelines.as_it_arrives"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A reply that was read whole. `headers` are found whatever their case."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
 
 
 class Client(httpx.AsyncClient):
@@ -47,17 +58,14 @@ class Client(httpx.AsyncClient):
     unfinished: Unfinished
     idle_timeout_s: float | None
 
-    async def post_bytes(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    async def post_bytes(self, url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Reply:
         """`post`, for bytes that are sent as they are and a reply that is wanted whole. Raises httpx.HTTPError.
 
-        httpx looks for cookies, redirects, authentication and the like at every request; this costs half of it.
+        httpx looks for cookies, redirects, authentication and the like at every request, and so it does at every reply:
+        without them it costs a third.
         """
         assert isinstance(self._transport, _Transport), "made by open_client"
-        return await self._transport.whole(url, body, {**self._plain_headers, **(headers or {})}, self.timeout.read)
-
-    @cached_property
-    def _plain_headers(self) -> dict[str, str]:
-        return dict(self.headers)
+        return await self._transport.whole(url, body, headers)
 
     async def aclose(self) -> None:
         """Let go of the connections, and of what clients of the endpoint share."""
@@ -80,18 +88,21 @@ def open_client(endpoint: Endpoint) -> Client:
     Redirects are not followed: a proxy that redirects a POST would silently drop the body.
     """
     timeout_s = endpoint.request_timeout_s
-    of_streams = None
+    spoken_headers = getattr(dialect(endpoint.protocol, "chat"), "headers", None)
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "eval-pipelines",
+        **(spoken_headers(timeout_s) if spoken_headers else {}),
+        **endpoint.headers,
+    }
+    plain, of_streams = _builder(endpoint).default_headers(headers).build(), None
     if endpoint.is_streamed:
         # not for all: what is no stream says nothing until it is done
-        of_streams = _builder(endpoint).read_timeout(timedelta(seconds=endpoint.idle_timeout_s * _SILENCE_FACTOR))
-    spoken_headers = getattr(dialect(endpoint.protocol, "chat"), "headers", None)
+        idle_s = endpoint.idle_timeout_s * _SILENCE_FACTOR
+        of_streams = _builder(endpoint).read_timeout(timedelta(seconds=idle_s)).build()
     client = Client(
-        transport=_Transport(_builder(endpoint).build(), of_streams.build() if of_streams else None),
-        headers={
-            "content-type": "application/json",
-            **(spoken_headers(timeout_s) if spoken_headers else {}),
-            **endpoint.headers,
-        },
+        transport=_Transport(plain, of_streams),
+        headers=headers,
         # `read` is all that an attempt may take, its body included
         timeout=httpx.Timeout(None, read=timeout_s),
         trust_env=False,
@@ -129,21 +140,24 @@ class _Transport(httpx.AsyncBaseTransport):
     def __init__(self, client: reqwest.Client, of_streams: reqwest.Client | None = None) -> None:
         self._client, self._of_streams = client, of_streams or client
 
-    async def whole(self, url: str, body: bytes, headers: Mapping[str, str], timeout_s: float | None) -> httpx.Response:
+    async def whole(self, url: str, body: bytes, headers: Mapping[str, str] | None) -> Reply:
         """Send a POST, and read all of its reply. Raises httpx.HTTPError."""
-        builder = self._client.post(url).headers(headers).body_bytes(body)
-        if timeout_s is not None:
-            builder = builder.timeout(timedelta(seconds=timeout_s))
+        builder = self._client.post(url).body_bytes(body)
+        opened = (builder.headers(headers) if headers else builder).build_streamed()
         n_cancels = _n_cancels()
         try:
-            reply = await builder.build().send()
-            content = bytes(await reply.bytes())
-            told = list(reply.headers.items())
+            async with opened as reply:
+                status, told = reply.status, reply.headers
+                is_bounded = int(told.get("content-length") or _MOST_BYTES + 1) <= _MOST_BYTES
+                content = bytes(await reply.bytes()) if is_bounded else await _no_more(reply.body_reader)
+            # of a coding that nobody asked for
+            if "content-encoding" in told:
+                content = httpx.Response(status, headers=list(told.items()), content=content).content
         except (exceptions.PyreqwestError, ValueError) as error:
             raise _in_httpx(error) from None
         finally:
             _heed_cancel(n_cancels)
-        return httpx.Response(reply.status, headers=told, content=content)
+        return Reply(status, told, content)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send it; the reply's body is still to be read. Raises httpx.HTTPError."""
@@ -169,6 +183,18 @@ class _Transport(httpx.AsyncBaseTransport):
         await self._client.close()
         await self._of_streams.close()
         del self._client, self._of_streams  # idle connections live as long as it does
+
+
+async def _no_more(reader: ResponseBodyReader) -> bytes:
+    """A body of unknown length. Raises httpx.DecodingError for one that has no end."""
+    parts: list[bytes] = []
+    n_bytes = 0
+    while (part := await reader.read()) is not None:
+        parts.append(bytes(part))
+        n_bytes += len(parts[-1])
+        if n_bytes > _MOST_BYTES:
+            raise httpx.DecodingError(f"the reply is longer than {_MOST_BYTES // 2**20} MiB")
+    return b"".join(parts)
 
 
 class _Body(httpx.AsyncByteStream):

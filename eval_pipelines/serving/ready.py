@@ -10,7 +10,7 @@ import httpx
 from eval_pipelines.client import probe
 from eval_pipelines.client.dialects import dialect
 from eval_pipelines.client.failures import what_to_check
-from eval_pipelines.client.transport import open_client
+from eval_pipelines.client.transport import Client, open_client
 from eval_pipelines.config import Deployment
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import NotReadyError, ServingError, UnsupportedError, WrongModelError
@@ -55,7 +55,7 @@ async def seen_to_work(
 
 
 async def _check(
-    client: httpx.AsyncClient,
+    client: Client,
     endpoint: Endpoint,
     needs: Collection[str],
     where: str,
@@ -91,7 +91,7 @@ async def _check(
         )
 
 
-async def _version(client: httpx.AsyncClient, url: str, protocol: str) -> str | None:
+async def _version(client: Client, url: str, protocol: str) -> str | None:
     path = getattr(dialect(protocol, "chat"), "VERSION_PATH", "/version")
     try:
         reply = await client.get(f"{url.removesuffix('/v1')}{path}")
