@@ -38,7 +38,7 @@ AS_IT_ARRIVES = "eval_pipelines.as_it_arrives"
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply that was read whole. `headers` are found whatever their case."""
+    """A reply that was read whole. Names of headers are in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -147,12 +147,12 @@ class _Transport(httpx.AsyncBaseTransport):
         n_cancels = _n_cancels()
         try:
             async with opened as reply:
-                status, told = reply.status, reply.headers
+                status, told = reply.status, dict(reply.headers.items())
                 is_bounded = int(told.get("content-length") or _MOST_BYTES + 1) <= _MOST_BYTES
                 content = bytes(await reply.bytes()) if is_bounded else await _no_more(reply.body_reader)
             # of a coding that nobody asked for
             if "content-encoding" in told:
-                content = httpx.Response(status, headers=list(told.items()), content=content).content
+                content = httpx.Response(status, headers=told, content=content).content
         except (exceptions.PyreqwestError, ValueError) as error:
             raise _in_httpx(error) from None
         finally:
