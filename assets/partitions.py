@@ -1,10 +1,27 @@
 """The one partition dimension: models. A cell of the grid is (benchmark asset, model partition)."""
 
+from collections.abc import Iterable
+
 import dagster as dg
 
+from eval_pipelines.config import Config
 from eval_pipelines.keys import ModelKey
 
 models = dg.DynamicPartitionsDefinition(name="models")
+
+
+# what a cell is made by, in this order; only a benchmark with `judge` has judgements
+STEPS = ("responses", "judgements", "scores")
+
+
+def cell_keys(config: Config, benchmarks: Iterable[str]) -> list[dg.AssetKey]:
+    """The assets that make these cells. Raises UnknownNameError."""
+    return [
+        dg.AssetKey([step, name])
+        for name in benchmarks
+        for step in STEPS
+        if step != "judgements" or config.benchmark(name).judge is not None
+    ]
 
 
 def add_models(instance: dg.DagsterInstance, keys: list[str]) -> list[str]:

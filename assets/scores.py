@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from assets.answered import Answered, read_answers
 from assets.failures import told_plainly
 from assets.partitions import models
 from eval_pipelines.config import BenchmarkSpec
-from eval_pipelines.errors import NothingAskedError
-from eval_pipelines.records import Evaluation, Metric, Score, utc_now
+from eval_pipelines.records import Metric, Score, utc_now
 from resources.benchmarks import BenchmarksResource
 from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:
-    from eval_pipelines.benchmarks.harness import Benchmark
+    from eval_pipelines.benchmarks.judge_scores import Graded
 
 _N_PREVIEW = 5
 
@@ -24,7 +24,7 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=["scores", name],
-        deps=[["responses", name]],
+        deps=[["responses", name], *([["judgements", name]] if spec.judge else [])],
         partitions_def=models,
         group_name="scores",
         code_version=spec.code_version,
@@ -34,60 +34,44 @@ def scores_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
     def scores(
         context: dg.AssetExecutionContext, benchmarks: BenchmarksResource, warehouse: WarehouseResource
     ) -> dg.MaterializeResult[Any]:
-        from eval_pipelines.evaluation_record import asked_as
-
-        landing, key = warehouse.landing, context.partition_key
+        key = context.partition_key
         with told_plainly():
-            evaluation = landing.latest_evaluation(key, name)
-            if evaluation is None:
-                raise NothingAskedError(f"{key} was not asked {name} yet: materialize responses/{name} for it first")
-            parameters = json.loads(evaluation.parameters)
-            benchmark = benchmarks.load(name, limit=parameters["limit"], model=key)
-            chain = benchmarks.chain(name, key)
-            _check_asked_so(evaluation, benchmark, asked_as(chain.of_model), parameters)
-            digests = {request.digest for request in benchmark.requests()}
-            responses = landing.responses_for(key, evaluation.fingerprint, digests, of=evaluation)
-            graded, metrics = benchmark.grade(responses)
-            path = landing.land_scores(
-                evaluation,
-                graded,
-                metrics,
-                score_version=benchmark.score_version,
+            answered = read_answers(name, key, benchmarks, warehouse)
+            graded, version = _grade(answered, benchmarks, warehouse)
+            path = warehouse.landing.land_scores(
+                answered.evaluation,
+                graded.scores,
+                graded.metrics,
+                score_version=version,
                 run_id=context.run.run_id,
                 recorded_at=utc_now(),
-                graded_as=json.dumps(chain.graded_as) if chain.reads_answers else None,
+                graded_as=json.dumps(answered.chain.graded_as) if answered.chain.reads_answers else None,
+                judgements=graded.judgements,
+                judged_by=graded.judged_by,
             )
-        headline = next(metric for metric in metrics if metric.is_headline and metric.subtask == "")
+        headline = next(metric for metric in graded.metrics if metric.is_headline and metric.subtask == "")
         context.log.info(f"{key} {name}: {in_words(headline)}")
         return dg.MaterializeResult(
-            data_version=dg.DataVersion(f"{evaluation.evaluation_id}-{benchmark.score_version}-{headline.n}"),
-            metadata=_metadata(headline, metrics, graded, path=str(path), version=benchmark.score_version),
+            data_version=dg.DataVersion(f"{answered.evaluation.evaluation_id}-{version}-{headline.n}"),
+            metadata=_metadata(headline, graded.metrics, graded.scores, path=str(path), version=version),
         )
 
     return scores
 
 
-def _check_asked_so(
-    evaluation: Evaluation, benchmark: "Benchmark", asked_as: list[dict[str, Any]], parameters: dict[str, Any]
-) -> None:
-    """Raises NothingAskedError where the answers that are landed were asked for otherwise than they would be now."""
-    name, key = evaluation.benchmark, evaluation.model_key
-    if benchmark.ask_version != evaluation.ask_version:
-        raise NothingAskedError(
-            f"{name} asks version {benchmark.ask_version} now, and {key} answered {evaluation.ask_version}: "
-            f"materialize responses/{name} for it first"
-        )
-    if asked_as != parameters.get("asked_as", []):
-        raise NothingAskedError(
-            f"{key} was asked {name} with other interceptors than evals.yaml lists for it now: materialize "
-            f"responses/{name} for it first"
-        )
-    n_now, n_asked = benchmark.spec.repeats or 1, parameters.get("repeats") or 1
-    if n_now > n_asked:
-        raise NothingAskedError(
-            f"{name} asks each question {n_now} times now, and {key} was asked {n_asked} times: "
-            f"materialize responses/{name} for it first; only the further repeats are asked"
-        )
+def _grade(answered: Answered, benchmarks: BenchmarksResource, warehouse: WarehouseResource) -> tuple["Graded", str]:
+    """Scores and metrics of the task, and of the judges if it has some; and their version."""
+    from assets.judges import judging_of, read_judges
+    from eval_pipelines.benchmarks.judge_scores import Graded, grade_judged, judged_version
+
+    benchmark = answered.benchmark
+    scores, metrics = benchmark.grade(answered.responses) if benchmark.has_own_metrics else ([], [])
+    if benchmark.spec.judge is None:
+        return Graded(scores, metrics), benchmark.score_version
+    judging = judging_of(answered, benchmark.spec.judge, benchmarks, warehouse)
+    judges = read_judges(judging, benchmark.spec.judge, benchmarks, warehouse)
+    judged = grade_judged(judges, benchmark.headline)
+    return judged.beside(scores, metrics), judged_version(benchmark.score_version, judges)
 
 
 def in_words(metric: Metric) -> str:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 from eval_pipelines.keys import digest
 
 FOLDER: Final = Path(__file__).parent
-SOURCES: Final = frozenset({"evaluations", "metrics", "scores", "samples", "responses", "server_metrics"})
+SOURCES: Final = frozenset({"evaluations", "metrics", "scores", "judgements", "samples", "responses", "server_metrics"})
 
 Layer = Literal["staging", "marts"]
 Materialized = Literal["table", "view"]

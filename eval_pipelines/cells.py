@@ -9,7 +9,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.partitions import add_models
+from assets.partitions import add_models, cell_keys
 from eval_pipelines import errors
 from eval_pipelines.definitions import assets_of, resources_of
 from eval_pipelines.keys import ModelKey
@@ -62,7 +62,7 @@ def evaluate_cells(
     config = read_config(path)
     benchmarks = config.expand(names)
     resolve(config, ModelKey.parse(model))
-    keys = [dg.AssetKey([kind, name]) for name in benchmarks for kind in ("responses", "scores")]
+    keys = cell_keys(config, benchmarks)
     ops = {f"responses__{name}": {"config": {"limit": limit}} for name in benchmarks} if limit else {}
     with _told_if_disk_is_full(), _interrupted_as_usual(), dg.DagsterInstance.get() as instance:
         add_models(instance, [model])

@@ -16,6 +16,7 @@ from typing import Self, TypeVar
 from eval_pipelines.config_deployments import Deployment, Machine
 from eval_pipelines.config_gates import BenchmarkPolicy, Gate
 from eval_pipelines.config_interceptors import InterceptorEntry, report_mistaken_chains
+from eval_pipelines.config_judges import JudgeRules, JudgeSpec
 from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_reader import Reader
 from eval_pipelines.config_source import Source
@@ -31,6 +32,8 @@ __all__ = [
     "Deployment",
     "Gate",
     "InterceptorEntry",
+    "JudgeRules",
+    "JudgeSpec",
     "Machine",
     "ModelEntry",
     "WatchedRoot",

@@ -155,6 +155,7 @@ class Reader:
             self._check_name("benchmarks", name)
             loc: Loc = ("benchmarks", name)
             spec = self.source.read(BenchmarkSpec, loc, without_mistakes(self.source, loc, value))
+            self._check_judge((*loc, "judge"), value.get("judge") if isinstance(value, dict) else None)
             if spec is None:
                 continue
             data = spec.data
@@ -167,6 +168,23 @@ class Reader:
     def _own_benchmarks(self) -> Path | None:
         folder = self._absolute(OWN_BENCHMARKS)
         return folder if folder and folder.is_dir() else None
+
+    def _check_judge(self, loc: Loc, judge: Any) -> None:
+        self._refer(loc, judge, "models", "models")
+        baseline = judge.get("baseline") if isinstance(judge, dict) else None
+        if not isinstance(baseline, str) or baseline in self._declared("models"):
+            return
+        try:
+            family = ModelKey.parse(baseline).family
+        except ModelKeyError as error:
+            self.source.report((*loc, "baseline"), str(error))
+            return
+        # a checkpoint of a watched folder need not be there yet
+        roots = [root for _, root in self.source.items("watched") if isinstance(root, dict)]
+        if not any(root.get("family") in (None, family) for root in roots):
+            self.source.report(
+                (*loc, "baseline"), str(UnknownNameError("model", baseline, known=self._declared("models")))
+            )
 
     def suites(self) -> dict[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
@@ -220,7 +238,7 @@ class Reader:
         several = [((*loc, key, i), name) for i, name in enumerate(given)] if isinstance(given, list) else None
         for where, name in several or [((*loc, key), given)]:
             if isinstance(name, str) and name not in known:
-                self.source.report(where, str(UnknownNameError(key, name, known=known)))
+                self.source.report(where, str(UnknownNameError(key.removesuffix("s"), name, known=known)))
 
     def _check_name(self, section: str, name: str) -> None:
         extra, why = (

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from eval_pipelines.config_interceptors import ASKING, Interceptors
+from eval_pipelines.config_judges import JudgeSpec
 from eval_pipelines.errors import ModelKeyError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Record
@@ -25,7 +26,7 @@ from eval_pipelines.records import Record
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 
-_ONLY_GRADING = ("unparseable", "grading_timeout_s")
+_ONLY_GRADING = ("unparseable", "grading_timeout_s", "judge")
 
 
 class SpecRecord(Record):
@@ -199,6 +200,7 @@ class BenchmarkSpec(SpecRecord):
     include: Path | None = Field(
         default=None, description="Folder with your own benchmarks; None: `benchmarks` beside evals.yaml."
     )
+    judge: JudgeSpec | None = Field(default=None, description="Models that judge the answers.")
     interceptors: Interceptors = Field(default=(), description="What stands around its requests, in this order.")
 
     _code_version: str = PrivateAttr(default="")
@@ -209,6 +211,10 @@ class BenchmarkSpec(SpecRecord):
         # Defaults stay out, so that a release that adds a field does not mark every cell as outdated.
         written = self.model_dump(mode="json", exclude_defaults=True)
         self._code_version = digest(written, n_bytes=6)
+        if self.judge is not None:
+            # a template counts by what it says
+            rules = self.judge.rules
+            self._code_version = digest([self._code_version, rules.asked, rules.graded], n_bytes=6)
         asked = {name: value for name, value in written.items() if name not in _ONLY_GRADING}
         if self.interceptors:
             asking = [entry.in_words for entry in self.interceptors if entry.is_of(ASKING)]
@@ -220,6 +226,13 @@ class BenchmarkSpec(SpecRecord):
     def asking_version(self) -> str:
         """As `code_version`, but the same for what only changes how answers are graded."""
         return self._asking_version
+
+    @property
+    def judging_version(self) -> str:
+        """Digest of what decides which questions judges are asked, and who is; empty without `judge`."""
+        if self.judge is None:
+            return ""
+        return digest([self._asking_version, self.judge.models, self.judge.baseline, self.judge.rules.asked], n_bytes=6)
 
     @property
     def code_version(self) -> str:

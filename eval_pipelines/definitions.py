@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.judgements import judgements_asset
 from assets.marts import marts_assets
 from assets.responses import responses_asset
 from assets.samples import samples_asset
@@ -56,12 +57,13 @@ def build(path: Path) -> dg.Definitions:
 
 
 def assets_of(config: Config) -> list[dg.AssetsDefinition]:
-    """Three assets for each benchmark, and the tables over all of them."""
+    """Three assets for each benchmark, a fourth where answers are judged, and the tables over all of them."""
     cells = [
         make(name, spec)
         for name, spec in config.benchmarks.items()
         for make in (samples_asset, responses_asset, scores_asset)
     ]
+    cells += [judgements_asset(name, spec, spec.judge) for name, spec in config.benchmarks.items() if spec.judge]
     return [*cells, marts_assets(load_sql(), list(config.benchmarks))]
 
 

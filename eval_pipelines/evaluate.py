@@ -1,4 +1,4 @@
-"""Ask one model one benchmark, and account for every request.
+"""Ask one model one benchmark, or what it is to judge, and account for every request.
 
 Each question is asked once per model version: what earlier runs were answered (`known`) and what a killed run
 left in its journal is not asked again. Answers are on disk before they are counted, and are landed from there: memory
@@ -14,7 +14,6 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client import order
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.interception import Interceptor
@@ -22,7 +21,7 @@ from eval_pipelines.client.journal import Journal, entries, unheld
 from eval_pipelines.client.report import AskReport, Progress
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import FailureBudgetError
-from eval_pipelines.evaluation_record import Plan, evaluation_id, evaluation_of
+from eval_pipelines.evaluation_record import Plan, Questions, evaluation_id, evaluation_of
 from eval_pipelines.keys import digest
 from eval_pipelines.models import Model
 from eval_pipelines.records import Evaluation, Place, Request, Response
@@ -79,7 +78,7 @@ class Asked:
 
 
 async def ask_benchmark(
-    benchmark: Benchmark,
+    benchmark: Questions,
     model: Model,
     open_endpoint: OpenEndpoint | None,
     *,
@@ -140,14 +139,14 @@ async def ask_benchmark(
     return Asked(evaluation, endpoint, report, len(plan.recovered))
 
 
-def _limits(endpoint: Endpoint, benchmark: Benchmark, n_requests: int, n_missing: int) -> Limits:
+def _limits(endpoint: Endpoint, benchmark: Questions, n_requests: int, n_missing: int) -> Limits:
     spec = benchmark.spec
     # the budget is a share of all requests, those that earlier runs had answered included
     share_of_missing = min(1.0, spec.max_failed_share * n_requests / n_missing)
     return Limits(endpoint.max_in_flight, spec.max_attempts, share_of_missing)
 
 
-def _generates(benchmark: Benchmark) -> bool:
+def _generates(benchmark: Questions) -> bool:
     return any(not request.is_likelihood for request in itertools.islice(benchmark.requests(), 1))
 
 
@@ -163,7 +162,7 @@ def journal_of(journals: Path, model: Model, key: str) -> tuple[Journal, Callabl
     return Journal(path), lambda: [by_id_alone, *sorted({*journals.glob(f"{version}-*.jsonl")} - {path})]
 
 
-def _take_over(benchmark: Benchmark, known: Container[str], journal: Journal, left_behind: Sequence[Journal]) -> None:
+def _take_over(benchmark: Questions, known: Container[str], journal: Journal, left_behind: Sequence[Journal]) -> None:
     """Move what killed runs were answered into this journal, as far as it is wanted here: the rest stays.
 
     Their evaluations have other names: `repeats`, `limit` or the questions were changed since.
@@ -187,7 +186,7 @@ def _take_over(benchmark: Benchmark, known: Container[str], journal: Journal, le
         one.move(journal, asked.__contains__, wants)
 
 
-def _plan(benchmark: Benchmark, known: Known, journal: Journal, others: Callable[[], list[Path]]) -> Plan:
+def _plan(benchmark: Questions, known: Known, journal: Journal, others: Callable[[], list[Path]]) -> Plan:
     # held before `known` looks: nobody lands them meanwhile
     with unheld(others()) as left_behind:
         answered = known()
@@ -210,7 +209,7 @@ def _each_once(requests: Iterable[Request], wanted: set[str]) -> Iterator[Reques
 
 
 def _outcomes(
-    benchmark: Benchmark, earlier: Container[str], journal: Path, failed: Mapping[str, tuple[Place, Response]]
+    benchmark: Questions, earlier: Container[str], journal: Path, failed: Mapping[str, tuple[Place, Response]]
 ) -> Iterator[tuple[Place, Response]]:
     """Every new outcome: answers as the journal has them, then failures."""
     places: dict[str, Place] = {}
@@ -227,7 +226,7 @@ def _outcomes(
     yield from failed.values()
 
 
-def _usable(benchmark: Benchmark, journal: Path) -> Iterator[tuple[Place | None, Response]]:
+def _usable(benchmark: Questions, journal: Path) -> Iterator[tuple[Place | None, Response]]:
     """The journal's answers that say all this benchmark needs: one asked for another may not say what is greedy."""
     needs_greedy = "top_logprobs" in benchmark.needs
     return ((place, response) for place, response in entries(journal) if _suffices(response, needs_greedy))

@@ -1,20 +1,49 @@
 """What is recorded of one try at an evaluation."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Protocol
 
-from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.client.report import AskReport
 from eval_pipelines.config import BenchmarkSpec, InterceptorEntry
 from eval_pipelines.config_prices import UNITS
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.keys import digest
 from eval_pipelines.models import Model
-from eval_pipelines.records import Evaluation, utc_now
+from eval_pipelines.records import Evaluation, Request, Sample, utc_now
+
+
+class Questions(Protocol):
+    """What one model is asked: a benchmark, or the answers of another model, which it judges."""
+
+    @property
+    def name(self) -> str:
+        """Of the benchmark."""
+
+    @property
+    def judged_model(self) -> str | None:
+        """The model whose answers are judged; None for a benchmark."""
+
+    @property
+    def spec(self) -> BenchmarkSpec:
+        """How it is asked."""
+
+    @property
+    def ask_version(self) -> str:
+        """Changes with what is asked."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The endpoint capabilities without which it cannot be asked."""
+
+    def requests(self) -> Iterator[Request]:
+        """Every request, in the order they are asked."""
+
+    def samples(self) -> Iterator[Sample]:
+        """Every sample."""
 
 
 @dataclass(slots=True)
@@ -35,7 +64,7 @@ class Plan:
     since: datetime = field(default_factory=utc_now)
 
 
-def evaluation_id(model: Model, benchmark: Benchmark, limit: int | None) -> str:
+def evaluation_id(model: Model, benchmark: Questions, limit: int | None) -> str:
     """Digest of what is asked of whom: one model version, one version of the questions, how many."""
     asked: list[Any] = [str(model.key), model.fingerprint, benchmark.name, benchmark.ask_version, limit]
     if (benchmark.spec.repeats or 1) > 1:
@@ -51,7 +80,7 @@ def asked_as(interceptors: Iterable[InterceptorEntry]) -> list[dict[str, Any]]:
 
 
 def evaluation_of(
-    benchmark: Benchmark,
+    benchmark: Questions,
     model: Model,
     endpoint: Endpoint | None,
     report: AskReport,
@@ -74,6 +103,7 @@ def evaluation_of(
         step=model.key.step,
         fingerprint=model.fingerprint,
         benchmark=benchmark.name,
+        judged_model=benchmark.judged_model,
         ask_version=benchmark.ask_version,
         parameters=json.dumps(_parameters(spec, model, limit), sort_keys=True),
         endpoint=endpoint.url if endpoint else "",

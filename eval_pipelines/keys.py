@@ -62,6 +62,11 @@ def slug(name: str) -> str:
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def cell_name(benchmark: str, judged_model: str | None) -> str:
+    """What a cell of the landing is called; a judge has one for each model it judges."""
+    return benchmark if judged_model is None else f"{benchmark}+{judged_model}"
+
+
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values, equal text."""
     return _CANONICAL.encode(value)

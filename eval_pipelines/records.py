@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from eval_pipelines.keys import digest
+from eval_pipelines.keys import cell_name, digest
 
 
 def utc_now() -> datetime:
@@ -230,7 +230,8 @@ class Evaluation(Record):
     revision: str
     step: int | None = None
     fingerprint: str
-    benchmark: str
+    benchmark: str = Field(description="`<benchmark>+judging` where a judge was asked.")
+    judged_model: str | None = Field(default=None, description="Model whose answers it judged. None: it was no judge.")
     ask_version: str = Field(description="Changes with prompts, data or generation parameters.")
     parameters: str = Field(description="JSON: limit, few-shot, protocol, generation …")
     endpoint: str = Field(description="URL without credentials; empty if all was known and nobody was asked.")
@@ -262,6 +263,11 @@ class Evaluation(Record):
     asked_by: str = Field(default="", description="Who or what started the run.")
     project_version: str
     recorded_at: datetime
+
+    @property
+    def cell(self) -> str:
+        """Name of its folders in the landing."""
+        return cell_name(self.benchmark, self.judged_model)
 
     @property
     def is_complete(self) -> bool:

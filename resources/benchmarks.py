@@ -31,6 +31,12 @@ class BenchmarksResource(ConfiguredResource):
         chain = self.chain(name, model) if model is not None else None
         return found.seen_through(chain) if chain else found
 
+    def judge_chain(self, judge: str) -> "Chain":
+        """The interceptors of a model that judges: a benchmark's own are for whom it asks. Raises ConfigError."""
+        from eval_pipelines.client.chain import Chain
+
+        return Chain((), interceptors_of(self.config, ModelKey.parse(judge)))
+
     def chain(self, name: str, model: str) -> "Chain":
         """The interceptors of a benchmark and then of a model. Raises UnknownNameError, ConfigError."""
         from eval_pipelines.client.chain import Chain

@@ -4,7 +4,7 @@ import json
 
 import dagster as dg
 
-from assets.partitions import models
+from assets.partitions import STEPS, cell_keys, models
 from eval_pipelines.checkpoints import what_is_due
 from eval_pipelines.keys import digest
 from eval_pipelines.models import claims, clash_in_words
@@ -18,7 +18,7 @@ FINGERPRINT_TAG = "eval_pipelines/fingerprint"
 
 @dg.sensor(
     name="checkpoints",
-    target=dg.AssetSelection.groups("responses", "scores"),
+    target=dg.AssetSelection.groups(*STEPS),
     minimum_interval_seconds=10,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Adds a model for each finished checkpoint in a watched folder and evaluates it; again only if its bytes changed.",
@@ -52,7 +52,7 @@ def checkpoint_sensor(
                 # Dagster remembers run keys for ever: the same bytes and the same plan are evaluated once
                 run_key=f"{key}:{checkpoint.fingerprint}:{plan}",
                 partition_key=key,
-                asset_selection=[dg.AssetKey([kind, name]) for name in names for kind in ("responses", "scores")],
+                asset_selection=cell_keys(config, names),
                 tags={FINGERPRINT_TAG: checkpoint.fingerprint, "eval_pipelines/suite": suites[key]},
             )
         )

@@ -2,13 +2,13 @@
 
 import dagster as dg
 
-from assets.partitions import models
+from assets.partitions import STEPS, models
 from resources.checkpoints import CheckpointsResource
 
 
 @dg.sensor(
     name="declared_models",
-    target=dg.AssetSelection.groups("responses", "scores"),
+    target=dg.AssetSelection.groups(*STEPS),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Adds a partition for each model named in evals.yaml. Evaluates nothing by itself.",

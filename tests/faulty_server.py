@@ -28,6 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "faults": [],  # {"kind": …, "match": substring, "share": sticky share of prompts, "first": only the first k attempts}
     "answers": {},  # substring of a prompt → text
     "choices": {},  # substring of a prompt → fields of the choice, of its message, and of usage
+    "by_model": {},  # name → answers and faults of its own, before those for all
     "records": False,  # /seen tells bodies and headers
     "hook": 200,  # the status of /hook; "stall" never answers
     "faults_of_canaries": False,
@@ -55,16 +56,16 @@ def share_of(text: str) -> float:
     return zlib.crc32(text.encode()) % 10_000 / 10_000
 
 
-def fault_for(prompt: str) -> dict[str, Any] | None:
-    for fault in SETTINGS["faults"]:
+def fault_for(prompt: str, model: str | None) -> dict[str, Any] | None:
+    for fault in [*SETTINGS["by_model"].get(model, {}).get("faults", []), *SETTINGS["faults"]]:
         is_meant = fault.get("match", "") in prompt and share_of(prompt) < fault.get("share", 1.0)
         if is_meant and SEEN[prompt] <= fault.get("first", 10**9):
             return fault
     return None
 
 
-def answer_to(prompt: str, seed: int | None = None) -> str:
-    for part, text in SETTINGS["answers"].items():
+def answer_to(prompt: str, model: str | None, seed: int | None = None) -> str:
+    for part, text in {**SETTINGS["by_model"].get(model, {}).get("answers", {}), **SETTINGS["answers"]}.items():
         if part in prompt:
             return text
     drawn = "" if seed is None or not SETTINGS["is_sampling"] else f" {seed}"
@@ -75,7 +76,7 @@ def choices_to(body: dict[str, Any], prompt: str) -> list[dict[str, Any]]:
     """One for each of `n`, drawn with a seed of its own; the last ones first, because nothing promises an order."""
     found: list[dict[str, Any]] = []
     for index in range(min(body.get("n", 1), SETTINGS["n_most"])):
-        text = answer_to(prompt, None if body.get("seed") is None else body["seed"] + index)
+        text = answer_to(prompt, body.get("model"), None if body.get("seed") is None else body["seed"] + index)
         said = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
         found.insert(0, {"index": index, **said, "finish_reason": "stop"})
     return found
@@ -177,7 +178,7 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
         SEEN[prompt] += 1
         if ANSWERED[prompt]:
             COUNTS["asked_again_though_answered"] += 1
-        if fault := fault_for(prompt):
+        if fault := fault_for(prompt, body.get("model")):
             COUNTS["faults"] += 1
             if fault["kind"] == "stall":
                 await pause(request, 3600)
@@ -239,7 +240,7 @@ async def hook(request: Request) -> Response:
 
 
 async def models(_: Request) -> Response:
-    return JSONResponse({"data": [{"id": SETTINGS["model"]}]})
+    return JSONResponse({"data": [{"id": name} for name in (SETTINGS["model"], *SETTINGS["by_model"])]})
 
 
 VOCABULARY: list[str] = []

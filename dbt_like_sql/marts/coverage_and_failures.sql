@@ -3,6 +3,7 @@
 -- Grain    one row per (evaluation_id, run_id)
 -- Rule     failures are counted by kind and never graded; coverage is that of the headline metric of the newest grading
 -- Columns  evaluation_id, run_id: the try · model_key: family@revision · benchmark: its name ·
+--          judged_model: whose answers it judged; null where it was no judge ·
 --          is_within_budget: false if too many failed · coverage: graded / asked samples, 0..1, null until graded ·
 --          failed_share: failed / requests, 0..1 · n_samples: asked · n_requests: of them · n_answered: by the model ·
 --          n_reused: known from before · n_failed: in all · n_timeout, n_connection, n_overloaded, n_rejected, n_denied,
@@ -24,6 +25,7 @@ SELECT
     evaluation.run_id,
     evaluation.model_key,
     evaluation.benchmark,
+    evaluation.judged_model,
     evaluation.is_within_budget,
     headline.coverage,
     evaluation.n_failed / nullif(evaluation.n_requests, 0) AS failed_share,

@@ -5,6 +5,7 @@
 -- Rule     every grading of every try, as metric_history has it; parts that decide whether two numbers compare come first
 -- Columns  evaluation_id, run_id: the try · benchmark: what was asked · ask_version: of prompts, data and generation ·
 --          score_version: of the scorer · graded_as: JSON of what answers were read through; null: as they came ·
+--          judged_by: JSON of the judges and their versions; null without judges ·
 --          parameters: JSON of limit, few-shot, protocol, generation · model_key: who was asked · fingerprint: of its bytes ·
 --          backend, server_version: who served it · endpoint: where · n_samples: asked · coverage: graded / asked, 0..1 ·
 --          is_within_budget: false if too many requests failed · project_version: of this code · asked_by: who or what started the run ·
@@ -18,6 +19,7 @@ WITH gradings AS (
         m.score_run_id,
         m.recorded_at,
         any_value(m.graded_as) AS graded_as,
+        any_value(m.judged_by) AS judged_by,
         max(m.coverage) FILTER (m.is_headline AND m.subtask = '') AS coverage,
         bool_or(m.is_latest) AS is_latest
     FROM metric_history AS m
@@ -31,6 +33,7 @@ SELECT
     e.ask_version,
     g.score_version,
     g.graded_as,
+    g.judged_by,
     e.parameters,
     e.model_key,
     e.fingerprint,

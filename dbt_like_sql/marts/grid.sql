@@ -1,7 +1,7 @@
 -- grid: what there is and what is missing, every model by every benchmark.
 --
 -- Grain    one row per (model_key, benchmark)
--- Rule     models and benchmarks are those that were ever asked. The newest try decides:
+-- Rule     models and benchmarks are those that were ever asked, other than as judges. The newest try decides:
 --          missing      never asked
 --          over_budget  too many of its requests failed; an older number may still stand (has_number)
 --          asked        answered, not graded yet
@@ -16,6 +16,7 @@
 WITH newest AS (
     SELECT *
     FROM stg_evaluations
+    WHERE judged_model IS NULL
     QUALIFY row_number() OVER (PARTITION BY model_key, benchmark ORDER BY recorded_at DESC, run_id) = 1
 ),
 
@@ -42,8 +43,8 @@ graded AS (
 
 cells AS (
     SELECT models.model_key, benchmarks.benchmark
-    FROM (SELECT DISTINCT model_key FROM stg_evaluations) AS models
-    CROSS JOIN (SELECT DISTINCT benchmark FROM stg_evaluations) AS benchmarks
+    FROM (SELECT DISTINCT model_key FROM stg_evaluations WHERE judged_model IS NULL) AS models
+    CROSS JOIN (SELECT DISTINCT benchmark FROM stg_evaluations WHERE judged_model IS NULL) AS benchmarks
 )
 
 SELECT

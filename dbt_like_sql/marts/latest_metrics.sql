@@ -10,6 +10,7 @@
 --          ungraded sample were 0 or 1 · n: graded samples · n_asked: samples asked · coverage: graded / asked, 0..1 ·
 --          higher_is_better: the metric's direction · is_headline: the number people quote · ci_method: how the interval was made ·
 --          n_clusters: groups of questions it takes as one · graded_as: JSON of what answers were read through; null: as they came ·
+--          judged_by: JSON of the judges and their versions; null without judges ·
 --          model_key: family@revision · family, revision: its parts · step: of training, if the revision names one ·
 --          fingerprint: of the model's bytes · ask_version, score_version: of the benchmark · evaluation_id, run_id: the try ·
 --          score_run_id: the run that graded · evaluated_at: asked, UTC · recorded_at: graded, UTC

@@ -5,7 +5,8 @@
 --          them, and null where they tell nothing. Means are over time: between two looks half of it is given to each.
 --          cost is of what this run was answered, null where evals.yaml has no price for the model.
 --          Several replicas: running, waiting and tokens add up, mean shares are averaged, the fullest cache is shown
--- Columns  evaluation_id, run_id: the try · model_key: family@revision · benchmark: its name · backend, server_version: who
+-- Columns  evaluation_id, run_id: the try · model_key: family@revision · benchmark: its name ·
+--          judged_model: whose answers it judged; null where it was no judge · backend, server_version: who
 --          served it · n_requests, n_reused: asked in all, known from before · wall_s, watched_s: seconds of asking, of looking ·
 --          prompt_tokens_per_s, completion_tokens_per_s: by our clock · server_prompt_tokens_per_s, server_generation_tokens_per_s: by
 --          the server's counters · latency_p50_s, latency_p95_s, latency_p99_s: seconds of a request · ttft_p50_s, ttft_p95_s: seconds to
@@ -111,6 +112,7 @@ SELECT
     evaluation.run_id,
     evaluation.model_key,
     evaluation.benchmark,
+    evaluation.judged_model,
     evaluation.backend,
     evaluation.server_version,
     evaluation.n_requests,

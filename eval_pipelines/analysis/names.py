@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 def models(connection: "duckdb.DuckDBPyConnection") -> list[str]:
     """Every model that was ever asked, sorted."""
-    return _column(connection, "SELECT DISTINCT model_key AS name FROM evaluations")
+    return _column(connection, "SELECT DISTINCT model_key AS name FROM evaluations WHERE judged_model IS NULL")
 
 
 def benchmarks(connection: "duckdb.DuckDBPyConnection") -> list[str]:
     """Every benchmark that was ever asked, sorted."""
-    return _column(connection, "SELECT DISTINCT benchmark AS name FROM evaluations")
+    return _column(connection, "SELECT DISTINCT benchmark AS name FROM evaluations WHERE judged_model IS NULL")
 
 
 def families(connection: "duckdb.DuckDBPyConnection") -> list[str]:
     """Every family of which a model was ever asked, sorted."""
-    return _column(connection, "SELECT DISTINCT family AS name FROM evaluations")
+    return _column(connection, "SELECT DISTINCT family AS name FROM evaluations WHERE judged_model IS NULL")
 
 
 def check(kind: str, name: str, known: list[str]) -> str:

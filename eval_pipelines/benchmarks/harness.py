@@ -32,6 +32,8 @@ class Benchmark:
         score_version: Changes with metrics, filters or the library that implements them.
     """
 
+    judged_model: None = None
+
     def __init__(self, name: str, spec: BenchmarkSpec, subtasks: list[Subtask]) -> None:
         self.name, self.spec, self._subtasks = name, spec, subtasks
         tasks = [subtask.task for subtask in subtasks]
@@ -69,13 +71,22 @@ class Benchmark:
         return tuple(self._subtasks)
 
     @property
+    def has_own_metrics(self) -> bool:
+        """Whether answers are graded by the task itself: one that is only judged says `metric: bypass`."""
+        return any(name != "bypass" for subtask in self._subtasks for name in subtask.metric_names)
+
+    @property
     def subtask_names(self) -> list[str]:
         """One name for a plain task, many for a group."""
         return [subtask.name for subtask in self._subtasks]
 
+    def questions(self) -> Iterator[Question]:
+        """Every sample with its requests, in the order they are asked."""
+        return (question for subtask in self._subtasks for question in subtask.questions)
+
     def samples(self) -> Iterator[Sample]:
         """Every sample, in the order they are asked."""
-        return (question.sample for subtask in self._subtasks for question in subtask.questions)
+        return (question.sample for question in self.questions())
 
     def requests(self) -> Iterator[Request]:
         """Every request, those that share a prompt prefix next to each other."""
@@ -110,6 +121,8 @@ class Benchmark:
     def _headline(self) -> tuple[str, str]:
         first = self._subtasks[0]
         known = [(metric, name) for metric in first.metric_names for name in first.filter_names]
+        if self.spec.judge is not None:
+            known.insert(0, (self.spec.judge.rules.metric, "none"))
         if self.spec.headline is None:
             return known[0]
         metric, _, filter_name = self.spec.headline.partition(",")

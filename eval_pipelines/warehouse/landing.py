@@ -5,13 +5,14 @@
     landing/server_metrics/model=…/benchmark=…/<evaluation id>-<run id>.parquet  what its servers told meanwhile
     landing/evaluations/model=…/benchmark=…/<evaluation id>-<run id>.parquet     after both
     landing/scores/model=…/benchmark=…/<evaluation id>-<score version>-<run id>.parquet
+    landing/judgements/…                                                         what judges said of the answers, if any
     landing/metrics/…                                                            after its scores: the commit
 
 Any number of processes and machines may land at once, without a lock: names are unique and nothing is overwritten.
 """
 
 import itertools
-from collections.abc import Collection, Container, Iterable, Iterator
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +22,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from eval_pipelines.errors import WarehouseError
+from eval_pipelines.judgements import Judgement
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Evaluation, Metric, Place, Request, Response, Sample, Score, ServerMetrics
 from eval_pipelines.warehouse import lengths, response_rows
@@ -101,6 +103,8 @@ class Landing:
         run_id: str,
         recorded_at: datetime,
         graded_as: str | None = None,
+        judgements: Sequence[Judgement] = (),
+        judged_by: str | None = None,
     ) -> Path:
         """Land one grading of an evaluation: scores, then metrics. Scores without metrics are never published.
 
@@ -109,6 +113,8 @@ class Landing:
             run_id: the run that graded (not the one that asked).
             recorded_at: aware; ties scores and metrics of one grading together.
             graded_as: JSON of the interceptors that the answers were read through; None: as they came.
+            judgements: what judges said, if there are any.
+            judged_by: JSON of the judges' versions, and of the baseline's; None without judges.
 
         Returns:
             The metrics file. Raises WarehouseError.
@@ -124,20 +130,17 @@ class Landing:
             "recorded_at": recorded_at,
         }
         name = f"{safe_name('score version', score_version)}-{safe_name('run id', run_id)}"
-        self._land(
-            "scores",
-            self._cell(evaluation.model_key, evaluation.benchmark, "scores")
-            / f"{evaluation.evaluation_id}-{name}.parquet",
-            ({**common, **score.model_dump()} for score in scores),
-        )
-        return self._land(
-            "metrics",
-            self._cell(evaluation.model_key, evaluation.benchmark, "metrics")
-            / f"{evaluation.evaluation_id}-{name}.parquet",
-            (
-                {**common, **metric.model_dump(), "coverage": metric.coverage, "graded_as": graded_as}
-                for metric in metrics
-            ),
+        told = {"graded_as": graded_as, "judged_by": judged_by}
+
+        def land(kind: str, rows: Iterable[Row]) -> Path:
+            folder = self._cell(evaluation.model_key, evaluation.benchmark, kind)
+            return self._land(kind, folder / f"{evaluation.evaluation_id}-{name}.parquet", rows)
+
+        land("scores", ({**common, **score.model_dump()} for score in scores))
+        if judgements:
+            land("judgements", ({**common, **one.model_dump()} for one in judgements))
+        return land(
+            "metrics", ({**common, **metric.model_dump(), "coverage": metric.coverage, **told} for metric in metrics)
         )
 
     def answered(
@@ -210,7 +213,11 @@ class Landing:
         return found
 
     def latest_evaluation(self, model_key: ModelKey | str, benchmark: str) -> Evaluation | None:
-        """The evaluation of this cell that was recorded last, within its budget or not. Raises WarehouseError."""
+        """The evaluation of this cell that was recorded last, within its budget or not. Raises WarehouseError.
+
+        Args:
+            benchmark: `Evaluation.cell` where a judge was asked.
+        """
         files = _parquet_files(self._fetched(self._cell(str(model_key), benchmark, "evaluations")))
         found = [Evaluation.model_validate(row) for row in _read("evaluations", files)]
         return max(found, key=lambda evaluation: evaluation.recorded_at, default=None)
@@ -228,7 +235,7 @@ class Landing:
 
     def _cell_file(self, kind: str, evaluation: Evaluation) -> Path:
         name = f"{safe_name('evaluation id', evaluation.evaluation_id)}-{safe_name('run id', evaluation.run_id)}"
-        return self._cell(evaluation.model_key, evaluation.benchmark, kind) / f"{name}.parquet"
+        return self._cell(evaluation.model_key, evaluation.cell, kind) / f"{name}.parquet"
 
     def _land(self, kind: str, target: Path, rows: Iterable[Row]) -> Path:
         schema = arrow_schema(kind)

@@ -36,6 +36,7 @@ class Questions:
     name: str = "sums"
     ask_version: str = "1-abc"
     needs: frozenset[str] = frozenset({"chat"})
+    judged_model: None = None
 
     def requests(self) -> Iterator[Request]:
         for i in range(self.n):

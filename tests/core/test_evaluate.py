@@ -41,6 +41,7 @@ class Questions:
     name: str = "sums"
     ask_version: str = "1-abc"
     needs: frozenset[str] = frozenset({"completions"})
+    judged_model: None = None
     n_twins: int = 0
     operation: Any = "completion"
 

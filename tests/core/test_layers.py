@@ -25,7 +25,18 @@ SWITCHBOARD = {"definitions", "cells", "demo", "home"} | {
 # programs that run in environments of their own: their own environment variables, and no room but the embedded one
 OWN_PROCESS = ("eval_pipelines/embedded/", "eval_pipelines/serving/servers/")
 READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/guard.py"}
-SHARED = {"records", "keys", "errors", "plugins", "endpoint", "config", "models", "layouts", "container_spec"}
+SHARED = {
+    "records",
+    "judgements",
+    "keys",
+    "errors",
+    "plugins",
+    "endpoint",
+    "config",
+    "models",
+    "layouts",
+    "container_spec",
+}
 ARROWS = {
     "analysis": {"scoring", "warehouse"},
     "benchmarks": {"scoring"},
@@ -40,6 +51,7 @@ ARROWS = {
         "config_specs",
         "config_deployments",
         "config_interceptors",
+        "config_judges",
         "config_prices",
         "config_reader",
         "config_store",
@@ -55,7 +67,7 @@ ARROWS = {
     },
     "config_store": {"config_source", "config_specs"},
     "config_interceptors": {"config_source"},
-    "config_specs": {"config_interceptors"},
+    "config_specs": {"config_interceptors", "config_judges"},
     "config_gates": {"config_source", "config_specs", "scoring"},
     "config_deployments": {"config_specs", "config_prices"},
     "config_prices": {"config_source", "config_specs"},

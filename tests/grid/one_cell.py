@@ -43,6 +43,7 @@ class Questions:
     name: str = "sums"
     ask_version: str = "1-abc"
     needs: frozenset[str] = frozenset({"completions"})
+    judged_model: None = None
 
     def requests(self) -> Iterator[Request]:
         for i in range(self.n):

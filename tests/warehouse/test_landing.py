@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval_pipelines.errors import WarehouseError
+from eval_pipelines.judgements import Judgement
 from eval_pipelines.records import (
     Evaluation,
     FailureKind,
@@ -259,6 +260,7 @@ def test_an_evaluation_from_before_streams_publishes_beside_one_that_was_streame
         ("evaluations", Evaluation, set()),
         ("metrics", Metric, set()),
         ("scores", Score, set()),
+        ("judgements", Judgement, set()),
         ("samples", Sample, set()),
         ("server_metrics", ServerMetrics, set()),
         ("responses", Response, {"failure"}),
