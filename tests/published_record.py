@@ -84,7 +84,7 @@ def _land_cell(landing: Landing, model: str, benchmark: str, ability: float, at:
     n_failed = len(failed)
     what = evaluation(
         model, benchmark, at, n_requests=len(pairs), n_answered=len(pairs) - n_failed, n_failed=n_failed,
-        failures=json.dumps({"timeout": n_failed - n_failed // 2, "overloaded": n_failed // 2} if failed else {}),
+        failures=json.dumps({kind: n for kind, n in _kinds(failed).items() if n}),
     )  # fmt: skip
     landing.land_responses(what, pairs)
     landing.land_evaluation(what)
@@ -98,6 +98,10 @@ def _land_cell(landing: Landing, model: str, benchmark: str, ability: float, at:
         for i, sample in enumerate(samples)
     ]  # fmt: skip
     _land_scores(landing, what, scores, name, taken)
+
+
+def _kinds(failed: set[int]) -> dict[str, int]:
+    return {"timeout": sum(i % 2 for i in failed), "overloaded": sum(1 - i % 2 for i in failed)}
 
 
 def _land_scores(landing: Landing, what: Evaluation, scores: list[Score], name: str, taken: str) -> None:
