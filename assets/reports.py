@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 GROUP = "reports"
 # they are kept in Dagster's event log with each materialization
 _MAX_PICTURES_BYTES = 400_000
+_N_FINDINGS = 8
 
 
 def reports_asset(tables: list[str]) -> dg.AssetsDefinition:
@@ -51,13 +52,14 @@ def _metadata(written: "list[Written]") -> dict[str, Any]:
     told: dict[str, Any] = {"n_pages": len(written)}
     if not written:
         return told
-    findings = [f"- {_plain(said)}" for one in written for said in one.page.findings[:3]]
+    findings = [said for one in written for said in one.page.findings[:3]]
     pages = [f"- {one.page.title}: `{one.html}`" for one in written]
     return told | {
         "page": dg.MetadataValue.path(str(written[0].html)),
         "pages": dg.MetadataValue.md("\n".join(pages[:100])),
         "preview": dg.MetadataValue.md(_previews(written)),
-        "findings": dg.MetadataValue.md("\n".join(findings[:50]) or "nothing stands out"),
+        # text is shown at once, Markdown after a click
+        "findings": dg.MetadataValue.text(" ".join(findings[:_N_FINDINGS]) or "Nothing stands out."),
     }
 
 
@@ -73,7 +75,3 @@ def _previews(written: "list[Written]") -> str:
             break
         shown.append(image)
     return "\n\n".join(shown) or "no picture"
-
-
-def _plain(text: str) -> str:
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>#|~" else letter for letter in text)

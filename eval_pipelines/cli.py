@@ -15,6 +15,7 @@ from rich.table import Table
 
 from eval_pipelines.cli_answers import answers
 from eval_pipelines.cli_export import export
+from eval_pipelines.cli_report import report
 from eval_pipelines.cli_scores import compare, history, leaderboard, print_leaderboard
 from eval_pipelines.cli_serving import serving
 from eval_pipelines.cli_spending import spent
@@ -171,7 +172,7 @@ def sync(path: Path) -> None:
     )
 
 
-for command in (leaderboard, compare, history, answers, export):
+for command in (leaderboard, compare, history, answers, report, export):
     main.add_command(command)
 main.add_command(serving)
 main.add_command(spent)

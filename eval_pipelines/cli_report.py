@@ -16,8 +16,12 @@ from eval_pipelines.plugins import names
 @click.option("--family", "families", multiple=True, metavar="NAME", help="Only this one; repeatable.")
 @click.option("--model", "models", multiple=True, metavar="KEY", help="Only this one; two for a comparison.")
 @click.option("--benchmark", "benchmarks", multiple=True, metavar="NAME", help="Only this one; repeatable.")
-@click.option("--limit", type=click.IntRange(min=1), default=40, show_default=True, help="Questions or messages shown of each.")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="Where one page goes; several go into a folder.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=40, show_default=True, help="Questions or messages shown of each."
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="Where one page goes; several go into a folder."
+)
 @click.option("--open", "is_opened", is_flag=True, help="Show it in the browser.")
 @click.pass_obj
 def report(
@@ -38,7 +42,9 @@ def report(
     else:
         pages = list(make(data_root, name, Options(families, models, benchmarks, limit)))
         if not pages:
-            raise ConfigError(f"the record has nothing for the report {name!r} yet: evaluate something, or name other models.")
+            raise ConfigError(
+                f"the record has nothing for the report {name!r} yet: evaluate something, or name other models."
+            )
         out = out or Path(f"{name}.html" if len(pages) == 1 else name)
         is_folder = len(pages) > 1 or out.is_dir()
         paths = [out / f"{page.path.split('/', 1)[-1]}.html" if is_folder else out for page, _ in pages]

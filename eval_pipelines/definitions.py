@@ -10,6 +10,7 @@ import dagster as dg
 
 from assets.judgements import judgements_asset
 from assets.marts import marts_assets
+from assets.reports import reports_asset
 from assets.responses import responses_asset
 from assets.samples import samples_asset
 from assets.scores import scores_asset
@@ -25,6 +26,7 @@ from sensors.checkpoints import checkpoint_sensor
 from sensors.leases import leases_sensor
 from sensors.models import declared_models_sensor
 from sensors.publish import publish_sensor
+from sensors.reports import reports_sensor
 from sensors.retries import retry_sensor
 from sensors.store import store_sensor
 
@@ -49,6 +51,7 @@ def build(path: Path) -> dg.Definitions:
             benchmark_versions_sensor,
             store_sensor,
             publish_sensor,
+            reports_sensor,
             leases_sensor,
         ],
         # one run is one process: its cells share one server and one budget
@@ -57,14 +60,16 @@ def build(path: Path) -> dg.Definitions:
 
 
 def assets_of(config: Config) -> list[dg.AssetsDefinition]:
-    """Three assets for each benchmark, a fourth where answers are judged, and the tables over all of them."""
+    """Three assets for each benchmark, a fourth where answers are judged, the tables over all, and reports of them."""
     cells = [
         make(name, spec)
         for name, spec in config.benchmarks.items()
         for make in (samples_asset, responses_asset, scores_asset)
     ]
     cells += [judgements_asset(name, spec, spec.judge) for name, spec in config.benchmarks.items() if spec.judge]
-    return [*cells, marts_assets(load_sql(), list(config.benchmarks))]
+    sql = load_sql()
+    tables = [model.name for model in sql.models if model.layer == "marts"]
+    return [*cells, marts_assets(sql, list(config.benchmarks)), reports_asset(tables)]
 
 
 def resources_of(path: Path) -> dict[str, dg.ConfigurableResource[None]]:

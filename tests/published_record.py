@@ -153,12 +153,12 @@ def _generated(model: str, sample: Sample, i: int, is_right: bool, is_failed: bo
     common = {"request_digest": request.digest, "latency_s": 1.2, "asked_at": at}
     if is_failed:
         kind = FailureKind.TIMEOUT if i % 2 else FailureKind.OVERLOADED
-        message = "no answer within 60 s" if i % 2 else "503: the queue is full, come back later"
+        message = "no answer within 60 s" if i % 2 else "503: the queue is full, <b>come back later</b>"
         yield request, Response(failure=Failure(kind=kind, message=message), n_attempts=4, **common)
         return
     text = f"Each duck lays one egg, so there are {i + 4} eggs; 4 are sold. #### {i if is_right else i + 1}"
     yield request, Response(
-        text=HOSTILE if model == LONG and i == 3 else text, n_attempts=1, finish_reason="stop", completion_tokens=120,
+        text=HOSTILE if model == LONG and i == 5 else text, n_attempts=1, finish_reason="stop", completion_tokens=120,
         reasoning=f"Ducks: {i + 4}. Minus four. <b>Careful</b> here." if model == BOREALIS else None, **common,
     )  # fmt: skip
 

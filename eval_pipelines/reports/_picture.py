@@ -11,7 +11,7 @@ from eval_pipelines.formats import printable
 
 MINUS: Final = "\N{MINUS SIGN}"
 # the width of a letter in a 12 px sans serif, on average and a little more
-_LETTER: Final = 6.7
+_LETTER: Final = 7.4
 
 
 @dataclass(frozen=True, slots=True)

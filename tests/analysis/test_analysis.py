@@ -89,7 +89,7 @@ def test_one_question_is_told_whole(connection) -> None:
         ("exact_match", float("gsm8k/7" in right(connection, BOREALIS)))
     ]
     assert told.replies[0]["reasoning"].startswith("Ducks: 11.")
-    assert answers.one(connection, LONG, "gsm8k", "3").replies[0]["text"] == HOSTILE
+    assert answers.one(connection, LONG, "gsm8k", "5").replies[0]["text"] == HOSTILE
     assert answers.one(connection, GOOD, "gsm8k", "Janet has 63 ducks").sample["sample_id"] == "gsm8k/59"
 
 

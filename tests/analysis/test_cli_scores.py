@@ -130,7 +130,7 @@ def test_a_sparkline_of_little(values, bars) -> None:
 
 
 def test_a_hostile_answer_is_shown_and_does_nothing(config) -> None:
-    told = run(config, "answers", LONG, "gsm8k", "3").stdout
+    told = run(config, "answers", LONG, "gsm8k", "5").stdout
     assert "<script>document.title='owned'</script>" in told
     assert "\\u202edesrever\\u202c \\x1b[31mred" in told
     assert run(config, "answers", LONG, "gsm8k", "--format", "markdown").stdout.count("&lt;script&gt;") == 1
@@ -142,7 +142,7 @@ def test_an_answer_is_told_with_its_reasoning_and_a_failure_with_its_kind(config
         assert part in told
     failed = run(config, "answers", BOREALIS, "gsm8k", "4").stdout
     assert "ungraded   its request failed: overloaded" in failed
-    assert "overloaded after 4 attempts: 503: the queue is full" in failed
+    assert "overloaded after 4 attempts: 503: the queue is full, <b>" in failed
     assert (
         "  -2.0000  the right one  <- likeliest"
         in run(config, "answers", GOOD, "arc", "Which of these boils at 25").stdout

@@ -45,6 +45,7 @@ ARROWS = {
     "client": {"config_prices"},
     "serving": {"client"},
     "leaderboard": {"scoring", "warehouse"},
+    "reports": {"analysis", "formats", "warehouse"},
     "config": {
         "config_gates",
         "config_source",
