@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval_pipelines.cli_answers import answers
+from eval_pipelines.cli_benchmarks import benchmarks
 from eval_pipelines.cli_export import export
 from eval_pipelines.cli_report import report
 from eval_pipelines.cli_scores import compare, history, leaderboard, print_leaderboard
@@ -174,6 +175,7 @@ def sync(path: Path) -> None:
 
 for command in (leaderboard, compare, history, answers, report, export):
     main.add_command(command)
+main.add_command(benchmarks)
 main.add_command(serving)
 main.add_command(spent)
 

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import jinja2
+
 from eval_pipelines.benchmarks.building import Rows, build_task, prepare_library
 from eval_pipelines.benchmarks.catalog import open_catalog
 from eval_pipelines.benchmarks.clusters import cluster_of
@@ -19,7 +21,7 @@ from eval_pipelines.benchmarks.own_file import SAMPLE_ID
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
-from eval_pipelines.errors import ConfigError, UnsupportedError
+from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
 from eval_pipelines.records import Metric, Request, Response, Sample, Score
 
 
@@ -153,7 +155,13 @@ def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> B
     for leaf in leaves:
         task = build_task(leaf, spec, rows, benchmark=name)
         check_repeats(name, spec, task)
-        questions = list(_questions(task, spec, limit, name))
+        try:
+            questions = list(_questions(task, spec, limit, name))
+        except (jinja2.TemplateError, LookupError, ValueError, TypeError, AssertionError) as error:
+            raise DataError(
+                f"benchmarks.{name}: a question of {task.config.task} cannot be made of its row: "
+                f"{type(error).__name__}: {error}"
+            ) from error
         subtasks.append(Subtask(task.config.task, task, questions, n_verdicts(spec, task), leaf.groups))
     return Benchmark(name, spec, subtasks)
 

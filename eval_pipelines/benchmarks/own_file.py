@@ -29,8 +29,10 @@ from eval_pipelines.config import DataSource
 from eval_pipelines.errors import ConfigError
 
 EVALUATED, EXAMPLES = "test", "examples"
-# the column that names a sample
-SAMPLE_ID = "_sample_id"
+# columns that such a file adds to its rows: a sample's name, and an answer that must score 1.0
+SAMPLE_ID, GOLD = "_sample_id", "_gold"
+# what a Python file's own function stands for in its place
+FUNCTION = "a function"
 _FUNCTIONS = ("prompt", "target", "score")
 
 
@@ -48,6 +50,8 @@ class OwnBenchmark(BaseModel):
         default=None, description="Texts, or an expression or column that gives them."
     )
     id: str | None = Field(default=None, description="Jinja: a sample's name that stays when rows are added.")
+    gold: str | None = Field(default=None, description="Jinja: an answer that must score 1.0; None: the target.")
+    answer_in_prompt: bool = Field(default=False, description="Finding the answer in the prompt is the task.")
     extract: ExtractName | ExtractBy = Field(default="text", description="What of the answer is graded.")
     metric: MetricName | MetricBy | list[MetricName | MetricBy] = Field(
         default="exact_match", description="The first is the one to quote."
@@ -110,7 +114,7 @@ def read_own(path: Path) -> OwnTask:
     """
     written, module = (_read_yaml(path), None) if path.suffix == ".yaml" else _read_python(path)
     functions = {name: getattr(module, name) for name in _FUNCTIONS if callable(getattr(module, name, None))}
-    fields = written | {name: "a function" for name in functions if name != "score"}
+    fields = written | {name: FUNCTION for name in functions if name != "score"}
     try:
         said = OwnBenchmark.model_validate(fields)
         source = _source(said, path.parent)
@@ -193,8 +197,8 @@ def _source(said: OwnBenchmark, folder: Path) -> DataSource:
         given.setdefault("folder", ".")
     if said.examples is not None:
         given["splits"] = {**given.get("splits", {}), EXAMPLES: said.examples}
-    if said.id is not None:
-        given["columns"] = {**given.get("columns", {}), SAMPLE_ID: said.id}
+    added = {SAMPLE_ID: said.id, GOLD: said.gold}
+    given["columns"] = {**given.get("columns", {}), **{name: text for name, text in added.items() if text is not None}}
     # a path is text in YAML
     source = DataSource.model_validate(given, strict=False)
     return source.model_copy(update={"folder": folder / source.folder}) if source.folder else source

@@ -130,16 +130,25 @@ class Scorer:
 
     def __call__(self, row: Row, results: Sequence[str]) -> dict[str, float]:
         """As lm-eval calls it, for one sample."""
-        golds = [LETTERS[self.gold(row)]] if self.extract == "choice_letter" else self._texts(row)
+        golds = self.golds(row)
         return {
             name: max(float(_METRICS[name](results[0], gold, **options)) for gold in golds)
             for name, options in self.metrics
         }
 
-    def _texts(self, row: Row) -> list[str]:
+    def golds(self, row: Row) -> list[str]:
+        """What is right, in the words that are graded. Raises ValueError where it is none of the choices."""
         if self.gold.choices is None:
             return self.gold.texts(row)
-        return [choices_of(self.gold.choices, row)[self.gold(row)]]
+        place = self.gold(row)
+        return [LETTERS[place] if self.extract == "choice_letter" else choices_of(self.gold.choices, row)[place]]
+
+    def check(self, row: Row) -> None:
+        """Raises ValueError where the gold answer of a row cannot be graded."""
+        golds = self.golds(row)
+        if "numeric" in self.names:
+            for gold in golds:
+                number_in(gold)
 
     def __repr__(self) -> str:
         return f"Scorer({list(self.metrics)}, {self.gold!r}, {self.extract!r}, version={SCORING_VERSION})"

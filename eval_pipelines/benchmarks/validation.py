@@ -1,0 +1,253 @@
+"""Whether a benchmark can be trusted before any model is asked: its gold answers score 1.0, and it tells no answers.
+
+An error is what would make its numbers wrong. A note is what one should know of it.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jinja2 import Environment, TemplateSyntaxError, meta
+
+from eval_pipelines.benchmarks.gold import gold_responses, unparseable
+from eval_pipelines.benchmarks.grading import Question, Subtask
+from eval_pipelines.benchmarks.harness import Benchmark
+from eval_pipelines.benchmarks.own_file import FUNCTION, SAMPLE_ID, OwnBenchmark
+from eval_pipelines.errors import ScoringError
+
+Level = Literal["error", "note"]
+_N_SHOWN = 3
+# a shorter answer stands in many an innocent question
+_MIN_LEAK = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        check: gold, ids, leakage, few-shot, empty, duplicates or unparseable.
+        told: What, where, and what to do.
+    """
+
+    level: Level
+    check: str
+    told: str
+
+
+def validate(benchmark: Benchmark, own: OwnBenchmark | None) -> list[Finding]:
+    """All that is wrong with a loaded benchmark, errors first.
+
+    Args:
+        own: What its file says, for a benchmark of one's own. Data that is somebody else's is noted, not refused:
+            changing it would make another benchmark of it.
+    """
+    found = [
+        *_empty_targets(benchmark),
+        *_ids(benchmark),
+        *_unparseable(benchmark),
+        *_gold(benchmark, own),
+        *_leaks(benchmark, own),
+        *_duplicates(benchmark, own),
+    ]
+    for subtask in benchmark.subtasks:
+        found += _few_shot(subtask)
+    return sorted(found, key=lambda one: one.level != "error")
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - _N_SHOWN:,} more" if len(names) > _N_SHOWN else ""
+    return f"{', '.join(names[:_N_SHOWN])}{more}"
+
+
+def _ids_of(questions: Iterable[Question]) -> list[str]:
+    return [question.sample.sample_id for question in questions]
+
+
+def _questions(benchmark: Benchmark) -> Iterator[Question]:
+    return (question for subtask in benchmark.subtasks for question in subtask.questions)
+
+
+def _empty_targets(benchmark: Benchmark) -> Iterator[Finding]:
+    empty = [one for one in _questions(benchmark) if one.sample.target.strip() in ("", "None", "nan", "[]")]
+    if empty:
+        yield Finding(
+            "error", "empty", f"{len(empty):,} samples have no target: {_some(_ids_of(empty))}. "
+            f"Give their rows an answer, or take them out."
+        )  # fmt: skip
+
+
+def _ids(benchmark: Benchmark) -> Iterator[Finding]:
+    counted = Counter(_ids_of(_questions(benchmark)))
+    twice = [name for name, n in counted.items() if n > 1]
+    if twice:
+        yield Finding(
+            "error", "ids", f"{len(twice):,} ids name more than one sample: {_some(twice)}. "
+            f"Let `id` name a column, or several, that differ in each row."
+        )  # fmt: skip
+    docs = [question.doc for question in _questions(benchmark)]
+    if docs and not all(isinstance(doc, dict) and SAMPLE_ID in doc for doc in docs):
+        yield Finding(
+            "note", "ids", "samples are named by their row's place: a row added in front renames all that follow. "
+            "`id` in a benchmark's own file names them by their content."
+        )  # fmt: skip
+
+
+def _unparseable(benchmark: Benchmark) -> Iterator[Finding]:
+    bad = [(one.sample.sample_id, why) for one, why in unparseable(benchmark)]
+    if bad:
+        yield Finding(
+            "error", "unparseable", f"{len(bad):,} gold answers cannot be graded: "
+            f"{_some(f'{name} ({why})' for name, why in bad)}. Mend `target` or these rows."
+        )  # fmt: skip
+
+
+def _gold(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
+    responses = gold_responses(benchmark)
+    if not responses:
+        yield Finding("note", "gold", "it has no gold answers to grade: perplexities are measured, not right or wrong.")
+        return
+    try:
+        scores, _ = benchmark.grade(responses)
+    except ScoringError as error:
+        yield Finding("error", "gold", f"a gold answer cannot be graded: {error}")
+        return
+    metric, filter_name = benchmark.headline
+    wrong = [
+        score for score in scores
+        if (score.metric, score.filter) == (metric, filter_name) and score.value not in (None, 1.0)
+    ]  # fmt: skip
+    if not wrong:
+        return
+    told = _some(f"{one.sample_id} ({one.value:g}{_took(one.extracted)})" for one in wrong)
+    has_scorer = own is None and any(one.task.config.process_results is not None for one in benchmark.subtasks)
+    if has_scorer:
+        advice = "The task's own scorer may want more than its target."
+    elif own is not None:
+        advice = "Let `gold` say an answer that must score 1.0, or mend `extract`, `metric` or `target`."
+    else:
+        advice = "The task's filter or metric does not accept its own target: choose another `headline`."
+    yield Finding(
+        "note" if has_scorer else "error", "gold",
+        f"{len(wrong):,} of {sum(1 for _ in benchmark.samples()):,} gold answers do not score 1.0 on "
+        f"{metric},{filter_name}: {told}. {advice}",
+    )  # fmt: skip
+
+
+def _took(extracted: str | None) -> str:
+    return "" if extracted is None else f", took {extracted[:60]!r}"
+
+
+def _leaks(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
+    shared = _columns(own.prompt) & _columns(own.target) if own is not None and own.choices is None else set()
+    if shared:
+        yield Finding(
+            "error", "leakage", f"`prompt` shows {_some(sorted(shared))}, which `target` is made of: "
+            f"every prompt tells its answer."
+        )  # fmt: skip
+        return
+    told = [one for one in _questions(benchmark) if _is_told(one)]
+    if told and not shared:
+        level: Level = "error" if own is not None and not own.answer_in_prompt else "note"
+        advice = " Reword them, or say `answer_in_prompt: true` if finding it there is the task." if own else ""
+        yield Finding(
+            level, "leakage",
+            f"{len(told):,} prompts hold their answer: {_some(_ids_of(told))}.{advice}",
+        )  # fmt: skip
+
+
+def _is_told(question: Question) -> bool:
+    sample = question.sample
+    text, target = f" {' '.join(sample.question.split())} ".casefold(), " ".join(sample.target.split()).casefold()
+    if len(target) < _MIN_LEAK or len(question.instances) > 1 or sample.choices:
+        return False
+    at = text.find(target)
+    while at >= 0:
+        if not (text[at - 1].isalnum() or text[at + len(target)].isalnum()):
+            return True
+        at = text.find(target, at + 1)
+    return False
+
+
+def _columns(template: str) -> set[str]:
+    if template == FUNCTION:
+        return set()
+    try:
+        return meta.find_undeclared_variables(Environment(autoescape=True).parse(template)) or {template.strip()}
+    except TemplateSyntaxError:
+        return set()
+
+
+def _duplicates(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
+    by_text: dict[str, list[Question]] = defaultdict(list)
+    for question in _questions(benchmark):
+        by_text[" ".join(_asked(question).split())].append(question)
+    several = [same for same in by_text.values() if len(same) > 1]
+    unlike = [same for same in several if len({one.sample.target for one in same}) > 1]
+    level: Level = "error" if own is not None else "note"
+    if unlike:
+        yield Finding(
+            level, "duplicates", f"{len(unlike):,} questions are asked with different answers: "
+            f"{_some(' = '.join(_ids_of(same[:2])) for same in unlike)}. No model can be right on all: take one out."
+        )  # fmt: skip
+    if alike := [same for same in several if same not in unlike]:
+        yield Finding(
+            level, "duplicates", f"{len(alike):,} questions are asked more than once: "
+            f"{_some(' = '.join(_ids_of(same[:2])) for same in alike)}. They count double: take one out."
+        )  # fmt: skip
+
+
+def _asked(question: Question) -> str:
+    """What tells a question apart: its own text, and its choices where they are not in it."""
+    return "\n".join((question.sample.question, *question.sample.choices))
+
+
+def _few_shot(subtask: Subtask) -> Iterator[Finding]:
+    task = subtask.task
+    n, pool = task.config.num_fewshot or 0, _pool(task)
+    if not pool:
+        return
+    own_text = {question.sample.question: question for question in subtask.questions}
+    if n:
+        # its own question, answered, stands before it
+        inside = [
+            one for one in subtask.questions if _prompt(one).count(one.sample.question) > 1 and one.sample.question
+        ]
+        if inside:
+            yield Finding(
+                "error", "few-shot", f"{len(inside):,} samples are examples in their own prompts: {_some(_ids_of(inside))}. "
+                f"Give the examples a split of their own."
+            )  # fmt: skip
+    if task.fewshot_cfg.split is not None and task.fewshot_cfg.split in (task.config.test_split,):
+        if n:
+            yield Finding(
+                "note", "few-shot", f"{subtask.name} draws its {n} examples from the evaluated split: "
+                f"each sample is left out of its own prompt only."
+            )  # fmt: skip
+        return
+    both = [own_text[text] for text in dict.fromkeys(_texts(task, pool)) if text in own_text]
+    if both:
+        yield Finding(
+            "error" if n else "note", "few-shot", f"{len(both):,} evaluated samples of {subtask.name} are also few-shot "
+            f"examples: {_some(_ids_of(both))}. Take them out of one of the two."
+        )  # fmt: skip
+
+
+def _pool(task: Any) -> Sequence[Any]:
+    if task.fewshot_cfg.split is None and not task.has_training_docs():
+        return []
+    return list(task.fewshot_docs() or [])
+
+
+def _texts(task: Any, docs: Sequence[Any]) -> Iterator[str]:
+    for doc in docs:
+        text = task.doc_to_text(doc, task.fewshot_cfg.doc_to_text)
+        if isinstance(text, str):
+            yield text
+
+
+def _prompt(question: Question) -> str:
+    request = question.requests[0][0]
+    return request.prompt or "\n".join(str(message.get("content")) for message in request.messages or ())
