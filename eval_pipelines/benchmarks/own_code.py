@@ -27,7 +27,9 @@ def code_of(values: Iterable[Any]) -> list[list[str]]:
 
 def _functions(values: Any) -> Iterator[Any]:
     if callable(values):
-        yield values
+        # whose `repr` names all that it does is in the configuration as that
+        if not getattr(values, "is_told_by_repr", False):
+            yield values
     elif isinstance(values, dict):
         yield from _functions(list(values.values()))
     elif isinstance(values, str | bytes):

@@ -4,6 +4,7 @@ Either becomes the configuration of an lm-eval task, so that prompts, few-shot e
 one way that all benchmarks go. Reading a file imports no lm-eval; a YAML file runs nothing.
 """
 
+import ast
 import hashlib
 import importlib.util
 import sys
@@ -22,11 +23,13 @@ from eval_pipelines.benchmarks.own_scoring import (
     Gold,
     MetricBy,
     MetricName,
+    RowFunction,
     Scorer,
     metric_in_words,
 )
 from eval_pipelines.config import DataSource
 from eval_pipelines.errors import ConfigError
+from eval_pipelines.keys import digest
 
 EVALUATED, EXAMPLES = "test", "examples"
 # columns that such a file adds to its rows: a sample's name, and an answer that must score 1.0
@@ -162,16 +165,15 @@ def _config(said: OwnBenchmark, name: str) -> dict[str, Any]:
 def _functions(said: OwnBenchmark, functions: dict[str, Callable[..., Any]], path: Path) -> dict[str, Any]:
     """What a Python file's own functions replace."""
     given: dict[str, Any] = {
-        f"doc_to_{kind}": functions[name]
+        f"doc_to_{kind}": RowFunction(functions[name], _version(path, but="score"))
         for kind, name in (("text", "prompt"), ("target", "target"))
         if name in functions
     }
     if "score" in functions:
         if said.by_likelihood:
             raise ConfigError(f"{path}: `score` reads answers, and METRIC = 'choice' asks for none: leave one out")
-        version = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         names = tuple(said.metrics or ("score",))
-        given["process_results"] = FunctionScorer(functions["score"], names, version)
+        given["process_results"] = FunctionScorer(functions["score"], names, _version(path))
         given["metric_list"] = _metric_list(names, said)
     return given
 
@@ -222,6 +224,13 @@ def _read_python(path: Path) -> tuple[dict[str, Any], ModuleType]:
         if name.isupper() and name.lower() in OwnBenchmark.model_fields
     }
     return {"description": (module.__doc__ or "").strip()} | constants, module
+
+
+def _version(path: Path, *, but: str = "") -> str:
+    """A digest of what a Python file does, comments and one of its functions apart."""
+    tree = ast.parse(path.read_text(encoding="utf-8-sig"))
+    tree.body = [node for node in tree.body if getattr(node, "name", None) != but]
+    return digest([ast.dump(tree)], n_bytes=6)
 
 
 def _load(path: Path) -> ModuleType:

@@ -93,6 +93,8 @@ def metric_in_words(metric: MetricName | MetricBy) -> tuple[str, dict[str, Any]]
 class Gold:
     """The right answers of a row, as text; of a row with choices, the place of the right one."""
 
+    is_told_by_repr = True
+
     def __init__(self, target: str | Callable[[Any], Any], choices: str | Sequence[str] | None) -> None:
         self.target, self.choices = target, choices
 
@@ -114,11 +116,13 @@ class Gold:
         return place
 
     def __repr__(self) -> str:
-        return f"Gold({getattr(self.target, '__name__', self.target)!r}, {self.choices!r})"
+        return f"Gold({self.target!r}, {self.choices!r}, version={SCORING_VERSION})"
 
 
 class Scorer:
     """Metrics on the extracted text; of several right answers the nearest counts."""
+
+    is_told_by_repr = True
 
     def __init__(self, metrics: Sequence[tuple[str, dict[str, Any]]], gold: Gold, extract: str) -> None:
         self.metrics, self.gold, self.extract = metrics, gold, extract
@@ -154,8 +158,26 @@ class Scorer:
         return f"Scorer({list(self.metrics)}, {self.gold!r}, {self.extract!r}, version={SCORING_VERSION})"
 
 
+class RowFunction:
+    """A function of the author's on a row: its prompt or its target. `version` changes with its file, scorer apart."""
+
+    is_told_by_repr = True
+
+    def __init__(self, function: Callable[[dict[str, Any]], Any], version: str) -> None:
+        self.function, self.version = function, version
+
+    def __call__(self, row: Row) -> Any:
+        """As lm-eval calls it."""
+        return self.function(dict(row))
+
+    def __repr__(self) -> str:
+        return f"RowFunction({self.function.__name__}, {self.version})"
+
+
 class FunctionScorer:
     """A function of the author's: its number, or its numbers by name."""
+
+    is_told_by_repr = True
 
     def __init__(self, function: Callable[[dict[str, Any], str], Any], names: tuple[str, ...], version: str) -> None:
         self.function, self.names, self.version = function, names, version

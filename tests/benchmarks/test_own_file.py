@@ -49,7 +49,7 @@ def said(benchmark: Benchmark, say: Any, answers: list[str]) -> dict[str, Any]:
 
 
 def values(benchmark: Benchmark, responses: dict[str, Any]) -> dict[str, float | None]:
-    return {one.metric: one.value for one in benchmark.grade(responses)[1]}
+    return {one.metric: one.value for one in benchmark.grade(responses)[1] if not one.metric.endswith("_share")}
 
 
 @pytest.mark.parametrize(("text", "suffix"), [(YAML, ".yaml"), (PYTHON, ".py")])
