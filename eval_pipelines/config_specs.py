@@ -23,7 +23,7 @@ from eval_pipelines.errors import ModelKeyError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Record
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+DATA_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".parquet")
 
 
 _ONLY_GRADING = ("unparseable", "grading_timeout_s", "judge")
@@ -144,7 +144,7 @@ class DataSource(SpecRecord):
     @model_validator(mode="after")
     def _files_can_be_read(self) -> Self:
         for split, file in self.splits.items() if self.hub is None else ():
-            if PurePosixPath(file).suffix not in DATA_SUFFIXES:
+            if not file.endswith(DATA_SUFFIXES):
                 raise ValueError(f"the file of {split!r} must end in {', '.join(DATA_SUFFIXES)}")
             if PurePosixPath(file).is_absolute():
                 raise ValueError(f"the file of {split!r} must be relative to its package or folder")

@@ -10,10 +10,12 @@ import jinja2
 
 from eval_pipelines.benchmarks import data
 from eval_pipelines.benchmarks.catalog import Leaf, written
+from eval_pipelines.benchmarks.code_filters import check_steps
 from eval_pipelines.benchmarks.own_file import read_own
 from eval_pipelines.benchmarks.task_index import FunctionName, why_refused
 from eval_pipelines.config import BenchmarkSpec, DataSource
 from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
+from eval_pipelines.scoring import sandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
     Raises:
         UnsupportedError: it needs what is never done here. ConfigError: what it imports is not installed.
         DataError: the data cannot be fetched, or does not fit the task.
+        NoSandboxError: it runs model-written code, and there is no sandbox here.
     """
     raw: dict[str, Any] = {**written(leaf.entry), **leaf.overrides}
     _refuse(leaf, raw)
@@ -85,14 +88,16 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
         ) from error
     except (LookupError, ValueError, TypeError, AttributeError, AssertionError, jinja2.TemplateError) as error:
         raise DataError(_does_not_fit(leaf, rows, benchmark, error)) from error
+    check_steps(task)
     _set_fewshot(task, raw, spec, rows, benchmark)
     return task
 
 
 def _refuse(leaf: Leaf, raw: dict[str, Any]) -> None:
-    # our own tasks run code in the sandbox only
-    if leaf.entry.origin != "eval-pipelines" and (why := why_refused(raw)):
+    if why := why_refused(raw):
         raise UnsupportedError(f"{leaf.entry.name} is not asked: {why}")
+    if (raw.get("metadata") or {}).get("runs_code"):
+        sandbox.require()
 
 
 def _build(leaf: Leaf, raw: dict[str, Any], overrides: dict[str, Any], rows: Rows | None, benchmark: str) -> Any:

@@ -1,6 +1,7 @@
 """Where a benchmark's rows come from when they do not come from its task: files, an installed package, or the hub."""
 
 import csv
+import gzip
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
@@ -95,7 +96,7 @@ def folder_of(source: DataSource, benchmark: str) -> Path:
 
 def _read(path: Path, benchmark: str) -> list[Row]:
     try:
-        rows = _READERS[path.suffix](path)
+        rows = _READERS[path.suffix if path.suffix != ".gz" else "".join(path.suffixes[-2:])](path)
     except KeyError:
         known = ", ".join(sorted(_READERS))
         raise DataError(f"benchmarks.{benchmark}.data: {path} has an unknown ending; known: {known}") from None
@@ -112,7 +113,8 @@ def _read(path: Path, benchmark: str) -> list[Row]:
 
 def _read_jsonl(path: Path) -> list[Row]:
     rows = []
-    with path.open(encoding="utf-8-sig") as file:
+    opened = gzip.open if path.suffix == ".gz" else open
+    with opened(path, "rt", encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 rows.append(_object(line, path, number))
@@ -159,6 +161,7 @@ def _read_parquet(path: Path) -> list[Row]:
 
 _READERS: dict[str, Callable[[Path], list[Row]]] = {
     ".jsonl": _read_jsonl,
+    ".jsonl.gz": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from eval_pipelines.errors import UngradableError
+
 TIMEOUT = "grading_timeout"
 DIED = "grading_process_died"
 _MOST_EXTRACTED = 2000
@@ -101,6 +103,8 @@ class Scorer:
                 outcome = TIMEOUT
             except MemoryError:
                 outcome = DIED
+            except UngradableError as error:
+                outcome = str(error)
             except Exception as error:  # noqa: BLE001
                 outcome = Raised(f"{type(error).__name__}: {error}")
             yield outcome

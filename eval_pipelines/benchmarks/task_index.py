@@ -170,8 +170,13 @@ def why_refused(written: dict[str, Any]) -> str | None:
     """Why a task is never asked, whatever its data; None if it is."""
     if written.get("doc_to_image") or written.get("doc_to_audio"):
         return "it shows pictures or plays sounds, and requests carry text only"
-    if written.get("unsafe_code"):
-        return "its scorer runs what the model wrote outside any sandbox"
+    metrics = [str(one.get("metric")) for one in written.get("metric_list") or [] if isinstance(one, dict)]
+    if written.get("unsafe_code") or any(name.endswith("code_eval") for name in metrics):
+        return (
+            "its scorer runs what the model wrote outside any sandbox. `humaneval`, `humaneval_instruct`, `mbpp` and "
+            "`mbpp_instruct` run it in one (with `repeats` for several answers); docs/code-and-instructions.md says how "
+            "another task does"
+        )
     return None
 
 

@@ -39,13 +39,15 @@ class Job:
         program: What the model wrote.
         tests: Code of the benchmark; the program passes if it runs to its end.
         setup: Code of the benchmark that the tests need: imports and helpers. Never the program's.
-        after_program: Code of the benchmark that is run behind the program, in its process.
+        before_program: Code of the benchmark that is run before the program, in its process.
+        after_program: The same, behind it.
         asked: Names that the tests must take from the program. Others are taken from it if nothing else bears them.
     """
 
     program: str
     tests: str
     setup: str = ""
+    before_program: tuple[str, ...] = ()
     after_program: tuple[str, ...] = ()
     asked: tuple[str, ...] = ()
 

@@ -146,7 +146,7 @@ def main() -> None:
 
 def judge(job: dict[str, Any], line: Line) -> None:
     """Run the tests of a job to their end; raises where they fail."""
-    line.say({"sources": [job["program"], *job["after_program"]]})
+    line.say({"sources": [*job["before_program"], job["program"], *job["after_program"]]})
     said = line.hear()
     if "error" in said:
         raise _raised(said["error"])

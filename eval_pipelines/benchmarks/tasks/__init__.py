@@ -1,0 +1,1 @@
+"""The project's own tasks: lm-eval YAML, with the functions that a file names beside it."""
