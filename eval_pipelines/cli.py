@@ -87,8 +87,10 @@ def config_check(path: Path) -> None:
         click.echo(f"watched      {root.path}: {family}, suite {root.suite} on {' or '.join(root.deployment)}")
     for name, spec in config.benchmarks.items():
         source = "hub" if spec.data is None else spec.data.package or spec.data.folder
+        judged = f", judged by {', '.join(spec.judge.models)}" if spec.judge else ""
         click.echo(
-            f"benchmark    {name}: lm-eval task {spec.task}, {spec.protocol}, limit {spec.limit or 'none'}, data from {source}"
+            f"benchmark    {name}: lm-eval task {spec.task}, {spec.protocol}, limit {spec.limit or 'none'}, "
+            f"data from {source}{judged}"
         )
     for name, members in config.suites.items():
         click.echo(f"suite        {name}: {', '.join(members)}")

@@ -7,6 +7,7 @@ import dagster as dg
 from dagster import RunRecord
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
+from assets.partitions import STEPS
 from eval_pipelines.records import utc_now
 from eval_pipelines.retries import WAITS, Failed, what_to_retry
 from resources.checkpoints import CheckpointsResource
@@ -19,7 +20,7 @@ _LOOK_BACK = sum(WAITS, timedelta(days=1))
 
 @dg.sensor(
     name="failed_checkpoints",
-    target=dg.AssetSelection.groups("responses", "scores"),
+    target=dg.AssetSelection.groups(*STEPS),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Asks the rest of a checkpoint whose run failed: after 1, 10 and 60 minutes, 6 hours and a day. A cancelled run, "

@@ -40,7 +40,9 @@ def test_every_backend_has_a_section_with_an_example() -> None:
     assert [name for name, text in shown.items() if f"backend: {name}\n" not in text] == []
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", SERVING], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", SERVING, ROOT / "docs" / "judging.md"], ids=lambda path: path.name
+)
 def test_every_example_is_a_right_configuration(path: Path) -> None:
     found = examples(path.read_text())
     assert found

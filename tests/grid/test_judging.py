@@ -202,3 +202,33 @@ def test_a_model_judges_itself_only_if_that_is_said(judged, faulty) -> None:
     assert "one@a would judge its own answers" in outcome.errors[0]
     judge(judged, models="one@a", template="correctness", self_judging=True)
     assert evaluate(judged, "one@a")[0]["judge_score", "none"]["value"] == 1.0
+
+
+def test_a_real_model_judges_on_the_one_gpu_the_judged_model_was_on_and_what_it_mumbles_is_no_verdict(
+    judged, small_model, request
+) -> None:
+    judged.content["machine"] = {"gpus": 1}  # the embedded server needs none: it only takes its turn
+    judged.content["deployments"] = {"embedded": {"backend": "embedded", "keep_warm_s": 600, "gpus": 1}}
+    judged.content["models"] = {
+        key: {"deployment": "embedded", "weights": str(small_model)} for key in ("smol@a", "judge@a")
+    }
+    judged.content["benchmarks"]["gsm8k"] |= {"limit": 3, "generation": {"max_tokens": 16}}
+    # its very bytes under another key
+    fields = {"models": "judge@a", "template": "correctness", "generation": {"max_tokens": 24}}
+    judge(judged, **fields)
+    request.addfinalizer(lambda: judged.run("serving", "stop"))
+    assert "smol@a would judge its own answers" in evaluate(judged, "smol@a")[1].errors[0]
+    judge(judged, **fields, self_judging=True)
+    told, outcome = evaluate(judged, "smol@a")
+    assert outcome.errors == ()
+    rows = query(judged, "SELECT verdict, no_verdict_reason, text, score FROM sample_judgements")
+    assert len(rows) == 3
+    for verdict, reason, text, score in rows:
+        is_bare = text.strip().splitlines()[-1].strip(" *.").upper() in ("CORRECT", "INCORRECT")
+        assert (verdict is not None, reason, score is not None) == (
+            is_bare,
+            None if is_bare else "judge_unparseable",
+            is_bare,
+        )
+    found, mumbled = told["judge_score", "none"], told["judge_unparseable", "none"]
+    assert (found["n_asked"], found["n"] / 3) == (3, pytest.approx(1 - mumbled["value"]))
