@@ -109,12 +109,17 @@ def _gold(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
     if not responses:
         yield Finding("note", "gold", "it has no gold answers to grade: perplexities are measured, not right or wrong.")
         return
+    if not benchmark.has_own_metrics:
+        yield Finding("note", "gold", "its answers are judged by models only: none of its gold answers was graded.")
+        return
     try:
         scores, _ = benchmark.grade(responses)
     except ScoringError as error:
         yield Finding("error", "gold", f"a gold answer cannot be graded: {error}")
         return
     metric, filter_name = benchmark.headline
+    if benchmark.spec.judge is not None:  # no judge is asked here: what the task itself says of them
+        metric, filter_name = benchmark.subtasks[0].metric_names[0], benchmark.subtasks[0].filter_names[0]
     wrong = [
         score for score in scores
         if (score.metric, score.filter) == (metric, filter_name) and score.value not in (None, 1.0)
