@@ -9,7 +9,9 @@ from typing import Final, Literal
 from eval_pipelines.keys import digest
 
 FOLDER: Final = Path(__file__).parent
-SOURCES: Final = frozenset({"evaluations", "metrics", "scores", "judgements", "samples", "responses", "server_metrics"})
+SOURCES: Final = frozenset(
+    {"evaluations", "metrics", "scores", "judgements", "samples", "responses", "server_metrics", "gate_verdicts"}
+)
 
 Layer = Literal["staging", "marts"]
 Materialized = Literal["table", "view"]

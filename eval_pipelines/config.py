@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from eval_pipelines.config_deployments import Deployment, Machine
-from eval_pipelines.config_gates import BenchmarkPolicy, Gate
+from eval_pipelines.config_gates import RELATIVE_BASELINES, BenchmarkPolicy, Gate
 from eval_pipelines.config_interceptors import InterceptorEntry, report_mistaken_chains
 from eval_pipelines.config_judges import JudgeRules, JudgeSpec
 from eval_pipelines.config_prices import Prices
@@ -25,6 +25,7 @@ from eval_pipelines.config_store import ConfiguredStore
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 __all__ = [
+    "RELATIVE_BASELINES",
     "BenchmarkPolicy",
     "BenchmarkSpec",
     "Config",

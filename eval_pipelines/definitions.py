@@ -8,6 +8,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.gates import gate_asset
 from assets.judgements import judgements_asset
 from assets.marts import marts_assets
 from assets.reports import reports_asset
@@ -23,6 +24,7 @@ from resources.endpoints import EndpointsResource
 from resources.warehouse import WarehouseResource
 from sensors.benchmark_versions import benchmark_versions_sensor
 from sensors.checkpoints import checkpoint_sensor
+from sensors.gates import gates_sensor
 from sensors.leases import leases_sensor
 from sensors.models import declared_models_sensor
 from sensors.publish import publish_sensor
@@ -53,6 +55,8 @@ def build(path: Path) -> dg.Definitions:
             publish_sensor,
             reports_sensor,
             leases_sensor,
+            # a sensor needs something to request
+            *([gates_sensor] if config.gates else []),
         ],
         # one run is one process: its cells share one server and one budget
         executor=dg.in_process_executor,
@@ -60,7 +64,7 @@ def build(path: Path) -> dg.Definitions:
 
 
 def assets_of(config: Config) -> list[dg.AssetsDefinition]:
-    """Three assets for each benchmark, a fourth where answers are judged, the tables over all, and reports of them."""
+    """Three assets for each benchmark, a fourth where answers are judged, the tables over all, reports of them, the gates."""
     cells = [
         make(name, spec)
         for name, spec in config.benchmarks.items()
@@ -69,7 +73,8 @@ def assets_of(config: Config) -> list[dg.AssetsDefinition]:
     cells += [judgements_asset(name, spec, spec.judge) for name, spec in config.benchmarks.items() if spec.judge]
     sql = load_sql()
     tables = [model.name for model in sql.models if model.layer == "marts"]
-    return [*cells, marts_assets(sql, list(config.benchmarks)), reports_asset(tables)]
+    gates = [gate_asset(name, gate) for name, gate in config.gates.items()]
+    return [*cells, marts_assets(sql, list(config.benchmarks)), reports_asset(tables), *gates]
 
 
 def resources_of(path: Path) -> dict[str, dg.ConfigurableResource[None]]:

@@ -7,6 +7,7 @@
     landing/scores/model=…/benchmark=…/<evaluation id>-<score version>-<run id>.parquet
     landing/judgements/…                                                         what judges said of the answers, if any
     landing/metrics/…                                                            after its scores: the commit
+    landing/gate_verdicts/model=…/gate=…/<run id>.parquet                        what a gate said of it
 
 Any number of processes and machines may land at once, without a lock: names are unique and nothing is overwritten.
 """
@@ -142,6 +143,12 @@ class Landing:
         return land(
             "metrics", ({**common, **metric.model_dump(), "coverage": metric.coverage, **told} for metric in metrics)
         )
+
+    def land_gate_verdict(self, gate: str, model_key: str, run_id: str, rows: Iterable[Row]) -> Path:
+        """Land what a gate said of a model: one row for the whole and one for each benchmark. Raises WarehouseError."""
+        model = safe_name("model key", model_key)
+        folder = self.folder / "gate_verdicts" / f"model={model}" / f"gate={safe_name('gate', gate)}"
+        return self._land("gate_verdicts", folder / f"{safe_name('run id', run_id)}.parquet", rows)
 
     def answered(
         self, model_key: ModelKey | str, fingerprint: str, *, with_greedy: bool = False

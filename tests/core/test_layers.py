@@ -38,7 +38,7 @@ SHARED = {
     "container_spec",
 }
 ARROWS = {
-    "analysis": {"scoring", "warehouse"},
+    "analysis": {"formats", "scoring", "warehouse"},
     "benchmarks": {"scoring"},
     "evaluate": {"benchmarks", "client", "evaluation_record", "scoring"},
     "evaluation_record": {"benchmarks", "client", "config_prices"},
