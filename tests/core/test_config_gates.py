@@ -1,10 +1,13 @@
 """`gates` of evals.yaml: what may be written, and what is told of a mistake."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from eval_pipelines.config import Config
+from eval_pipelines.config_gates import Gate, GateLimits
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 pytestmark = pytest.mark.unit
@@ -83,3 +86,21 @@ def test_families_and_baselines_are_checked_where_they_can_be_known() -> None:
 def test_an_unknown_gate_is_told() -> None:
     with pytest.raises(UnknownNameError, match=r"no gate is called 'relase'\. Did you mean 'release'\?"):
         parse("{release: {benchmarks: {gsm8k: {max_drop: 0.1}}}}").gate("relase")
+
+
+DOCUMENTED = re.findall(r"```yaml\n(.*?)```", (Path(__file__).parents[2] / "docs" / "gates.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("text", DOCUMENTED, ids=range(len(DOCUMENTED)))
+def test_every_policy_in_the_docs_is_right(text: str) -> None:
+    names = {name for gate in yaml.safe_load(text)["gates"].values() for name in gate["benchmarks"]}
+    benchmarks = "".join(f"  {name}: {{task: {name}}}\n" for name in sorted(names))
+    models = "deployments: {d: {backend: embedded}}\nwatched: [{path: c, deployment: d, suite: gsm8k}]\n"
+    config = Config.parse(f"{text}\n{models}benchmarks:\n{benchmarks}", path=Path("evals.yaml"))
+    assert len(config.gates) == 1
+
+
+def test_the_docs_name_every_key_of_a_policy() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "gates.md").read_text()
+    keys = {*Gate.model_fields, *GateLimits.model_fields} - {"benchmarks", "defaults"}
+    assert [key for key in sorted(keys) if f"`{key}" not in text and f"{key}:" not in text] == []

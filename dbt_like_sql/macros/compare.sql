@@ -1,0 +1,335 @@
+-- compare: are two models different on the same questions, benchmark by benchmark?
+--
+-- macro: compare(model_a := NULL, model_b := NULL, margin := NULL)
+-- Takes    model_a, model_b: family@revision. Without model_a: the checkpoint before b in its family, and the best one before
+--          it; without model_b: every model · margin: differences up to this are of no consequence, in the metric's unit
+-- Grain    one row per (model_a, model_b, against, benchmark)
+-- Rule     paired: by the headline metric, on the questions both were graded on, latest numbers only. The best one before
+--          has 20 questions and 95 % coverage at least. p_value: McNemar's exact test of verdicts that are 0 or 1, Student's
+--          t of graded ones (a mean of several answers is), on clusters where questions come in groups. `eval-pipelines
+--          compare` resamples graded verdicts instead, and differs in the third digit
+-- Columns  model_a, model_b: what is compared; differences are b minus a · against: previous, best, or named ·
+--          family, step: of b · benchmark, metric, filter: by what · higher_is_better: the metric's direction ·
+--          n: questions both were graded on · n_clusters: groups they come in; null where they do not ·
+--          n_only_in_a, n_only_in_b: graded in one only, and left out · mean_a, mean_b: on the shared ones, in the metric's unit ·
+--          difference: mean_b - mean_a · ci_low, ci_high: its 95 % interval · ci_method: adjusted_wald, t or clustered ·
+--          n_a_only, n_b_only: questions on which a, or b, has the higher verdict · p_value: two-sided; null when none tells
+--          them apart · test: mcnemar, t or clustered_t · min_detectable: smallest true difference that 80 % of such
+--          comparisons find · verdict: of b: equivalent within the margin, better, worse (5 %, not corrected for several
+--          benchmarks: see regressions) or inconclusive · ask_version, score_version: of the benchmark
+-- Reader   "did it get better, or is that chance"
+WITH board AS (
+    SELECT
+        l.model_key,
+        l.family,
+        l.step,
+        l.benchmark,
+        l.metric,
+        l.filter,
+        l.value,
+        l.n,
+        l.coverage,
+        l.higher_is_better,
+        l.ask_version,
+        l.score_version,
+        l.judged_by,
+        struct_pack(
+            model_key := l.model_key,
+            benchmark := l.benchmark,
+            evaluation_id := l.evaluation_id,
+            run_id := l.run_id,
+            score_version := l.score_version,
+            score_run_id := l.score_run_id,
+            recorded_at := l.recorded_at,
+            metric := l.metric,
+            filter := l.filter
+        ) AS cell,
+        c.place
+    FROM latest_metrics AS l
+    INNER JOIN stg_checkpoints AS c USING (model_key)
+    WHERE l.is_headline AND l.subtask = '' AND l.value IS NOT NULL
+),
+
+before AS (
+    SELECT
+        *,
+        lag(model_key) OVER in_order AS previous_key,
+        arg_max(model_key, CASE WHEN higher_is_better THEN value ELSE -value END)
+            FILTER (n >= 20 AND coverage >= 0.95)
+            OVER (in_order ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS best_key
+    FROM board
+    WINDOW in_order AS (PARTITION BY family, benchmark, metric, filter ORDER BY place)
+),
+
+wanted AS (
+    SELECT b.*, unnest(
+        CASE
+            WHEN model_a IS NULL
+                THEN [{'key_a': b.previous_key, 'against': 'previous'}, {'key_a': b.best_key, 'against': 'best'}]
+            ELSE [{'key_a': model_a::VARCHAR, 'against': 'named'}]
+        END,
+        recursive := true
+    )
+    FROM before AS b
+    WHERE model_b IS NULL OR b.model_key = model_b
+),
+
+pairs AS (
+    SELECT
+        w.key_a,
+        w.model_key AS key_b,
+        list_sort(list(w.against)) AS against,
+        w.benchmark,
+        any_value(a.cell) AS cell_a,
+        any_value(w.cell) AS cell_b,
+        any_value(a.n) AS n_of_a,
+        any_value(w.n) AS n_of_b,
+        any_value(w.family) AS family,
+        any_value(w.step) AS step,
+        any_value(w.metric) AS metric,
+        any_value(w.filter) AS filter,
+        any_value(w.higher_is_better) AS higher_is_better,
+        any_value(w.ask_version) AS ask_version,
+        any_value(w.score_version) AS score_version
+    FROM wanted AS w
+    INNER JOIN board AS a ON w.key_a = a.model_key AND w.benchmark = a.benchmark AND w.metric = a.metric AND w.filter = a.filter
+    -- the same answers judged by another model are another exam
+    WHERE a.judged_by IS NOT DISTINCT FROM w.judged_by
+    GROUP BY w.key_a, w.model_key, w.benchmark
+),
+
+cells AS (
+    SELECT unnest(cell_a) FROM pairs
+    UNION
+    SELECT unnest(cell_b) FROM pairs
+),
+
+-- as stg_scores has them, which would read all of them
+verdicts AS (
+    SELECT DISTINCT model_key, benchmark, sample_id, subtask, value
+    FROM scores
+    SEMI JOIN cells
+        USING (model_key, benchmark, evaluation_id, run_id, score_version, score_run_id, recorded_at, metric, filter)
+    WHERE value IS NOT NULL
+),
+
+groups AS (
+    SELECT benchmark, ask_version, sample_id, cluster
+    FROM stg_samples
+    WHERE cluster IS NOT NULL
+),
+
+-- one row for each group of questions; a question without a group is one of its own
+units AS (
+    SELECT
+        p.key_a,
+        p.key_b,
+        p.benchmark,
+        count(*) AS m,
+        sum(a.value) AS of_a,
+        sum(b.value) AS of_b,
+        sum(b.value - a.value) AS total,
+        sum((b.value - a.value) ** 2) AS square,
+        count(*) FILTER (b.value < a.value) AS n_a_only,
+        count(*) FILTER (b.value > a.value) AS n_b_only,
+        bool_and(a.value IN (0, 1) AND b.value IN (0, 1)) AS is_right_or_wrong,
+        bool_and(a.value BETWEEN 0 AND 1 AND b.value BETWEEN 0 AND 1) AS is_share
+    FROM pairs AS p
+    INNER JOIN verdicts AS a ON p.key_a = a.model_key AND p.benchmark = a.benchmark
+    INNER JOIN verdicts AS b
+        ON p.key_b = b.model_key AND p.benchmark = b.benchmark AND a.sample_id = b.sample_id AND a.subtask = b.subtask
+    LEFT JOIN groups AS s
+        ON p.benchmark = s.benchmark AND p.ask_version = s.ask_version AND a.sample_id = s.sample_id
+    GROUP BY p.key_a, p.key_b, p.benchmark, coalesce('in ' || s.cluster, 'alone ' || a.sample_id)
+),
+
+summed AS (
+    SELECT
+        key_a,
+        key_b,
+        benchmark,
+        sum(m)::DOUBLE AS n,
+        count(*)::DOUBLE AS n_units,
+        sum(of_a) / sum(m) AS mean_a,
+        sum(of_b) / sum(m) AS mean_b,
+        sum(total) AS total,
+        sum(total) / sum(m) AS difference,
+        sum(square) AS square,
+        sum(total * total) AS total_total,
+        sum(total * m) AS total_m,
+        sum(m * m) AS m_m,
+        sum(n_a_only)::BIGINT AS n_a_only,
+        sum(n_b_only)::BIGINT AS n_b_only,
+        bool_and(is_right_or_wrong) AS is_right_or_wrong,
+        bool_and(is_share) AS is_share
+    FROM units
+    GROUP BY key_a, key_b, benchmark
+),
+
+chosen AS (
+    SELECT
+        *,
+        CASE
+            WHEN n_units < n THEN 'clustered_t'
+            WHEN is_right_or_wrong THEN 'mcnemar'
+            ELSE 't'
+        END AS test,
+        CASE
+            WHEN n < 2 OR n_units < 2 THEN NULL
+            WHEN n_units < n THEN 'clustered'
+            WHEN is_right_or_wrong OR (is_share AND n_a_only + n_b_only < 20) THEN 'adjusted_wald'
+            ELSE 't'
+        END AS ci_method,
+        -- of the plain mean, and by clusters
+        CASE
+            WHEN n < 2 OR n_units < 2 THEN NULL
+            WHEN n_units < n
+                THEN
+                    sqrt(
+                        n_units / (n_units - 1)
+                        * greatest(0, total_total - 2 * difference * total_m + difference * difference * m_m)
+                    ) / n
+            ELSE sqrt(greatest(0, square - n * difference * difference) / (n - 1) / n)
+        END AS plain_stderr,
+        CASE WHEN n_units < n THEN n_units - 1 ELSE n - 1 END AS df
+    FROM summed
+),
+
+measured AS (
+    SELECT
+        *,
+        CASE WHEN ci_method = 'adjusted_wald' THEN total / (n + 2) ELSE difference END AS centre,
+        CASE
+            WHEN ci_method = 'adjusted_wald'
+                THEN sqrt(greatest(0, (square + 2) / (n + 2) - (total / (n + 2)) ** 2) / (n + 2))
+            ELSE plain_stderr
+        END AS stderr,
+        -- quantiles of Student's t from those of the normal distribution: Abramowitz & Stegun 26.7.5
+        list_transform(
+            [1.959963984540054e0, 1.6448536269514722e0],
+            lambda z: CASE
+                WHEN ci_method = 'adjusted_wald' THEN z
+                WHEN df >= 3
+                    THEN
+                        z + (z ** 3 + z) / (4 * df)
+                        + (5 * z ** 5 + 16 * z ** 3 + 3 * z) / (96 * df ** 2)
+                        + (3 * z ** 7 + 19 * z ** 5 + 17 * z ** 3 - 15 * z) / (384 * df ** 3)
+                        + (79 * z ** 9 + 776 * z ** 7 + 1482 * z ** 5 - 1920 * z ** 3 - 945 * z) / (92160 * df ** 4)
+            END
+        ) AS quantiles,
+        CASE WHEN plain_stderr > 0 THEN abs(difference) / plain_stderr END AS t
+    FROM chosen
+),
+
+-- two-sided tails: the binomial one exactly, Student's as finite sums (26.7.3, 26.7.4) or, with many degrees, from the
+-- normal distribution (26.7.8), whose error function is summed as a series of positive terms (7.1.6)
+prepared AS (
+    SELECT
+        *,
+        least(n_a_only, n_b_only) AS n_fewer,
+        n_a_only + n_b_only AS n_differ,
+        t / sqrt(df + t * t) AS sine,
+        sqrt(df) / sqrt(df + t * t) AS cosine,
+        t * (1 - 1 / (4 * df)) / sqrt(1 + t * t / (2 * df)) AS z
+    FROM measured
+),
+
+tails AS (
+    SELECT
+        *,
+        CASE
+            WHEN n_differ = 0 THEN NULL
+            WHEN test = 'mcnemar'
+                THEN
+                    least(1, 2 * list_sum(list_transform(
+                        range(0, n_fewer + 1),
+                        lambda i: exp(lgamma(n_differ + 1) - lgamma(i + 1) - lgamma(n_differ - i + 1) - n_differ * ln(2))
+                    )))
+            WHEN t IS NULL THEN CASE WHEN difference = 0 THEN 1 END
+            WHEN t = 0 THEN 1
+            WHEN df >= 100 AND z > 8 THEN 1e-15
+            WHEN df >= 100
+                THEN
+                    1 - z * sqrt(2 / pi()) * exp(-z * z / 2) * list_sum(list_transform(
+                        range(0, 200),
+                        lambda i: exp(i * ln(2 * z * z) + lgamma(i + 1) - lgamma(2 * i + 2))
+                    ))
+            WHEN df = 1 THEN 1 - 2 / pi() * asin(sine)
+            WHEN df % 2 = 1
+                THEN
+                    1 - 2 / pi() * (asin(sine) + sine * list_sum(list_transform(
+                        range(0, ((df - 1) / 2)::BIGINT),
+                        lambda i: exp(2 * i * ln(2) + 2 * lgamma(i + 1) - lgamma(2 * i + 2)) * cosine ** (2 * i + 1)
+                    )))
+            ELSE
+                1 - sine * list_sum(list_transform(
+                    range(0, (df / 2)::BIGINT),
+                    lambda i: exp(lgamma(2 * i + 1) - 2 * i * ln(2) - 2 * lgamma(i + 1)) * cosine ** (2 * i)
+                ))
+        END AS tail,
+        n_differ / n AS discordance
+    FROM prepared
+),
+
+bounded AS (
+    -- of so few differences, whatever their sizes, no more can be said: each could have had the other sign
+    SELECT
+        *,
+        CASE WHEN test = 'mcnemar' THEN tail ELSE least(1, greatest(tail, 2.0 ** (1 - least(n_units, n_differ, 49)))) END AS p_value
+    FROM tails
+),
+
+detectable AS (
+    -- z of 0.975 and of 0.8; see power.py
+    SELECT
+        *,
+        (1.959963984540054e0 + 0.8416212335729143e0) ** 2 / n AS least_found,
+        (
+            1.959963984540054e0 * sqrt(n * discordance)
+            + 0.8416212335729143e0 * sqrt(discordance * (n - (1.959963984540054e0 ** 2 - 0.8416212335729143e0 ** 2)))
+        ) / (n + 0.8416212335729143e0 ** 2) + 1 / n AS usually_found
+    FROM bounded
+)
+
+SELECT
+    d.key_a AS model_a,
+    d.key_b AS model_b,
+    unnest(p.against) AS against,
+    p.family,
+    p.step,
+    d.benchmark,
+    p.metric,
+    p.filter,
+    p.higher_is_better,
+    d.n::BIGINT AS n,
+    CASE WHEN d.n_units < d.n THEN d.n_units::BIGINT END AS n_clusters,
+    p.n_of_a - d.n::BIGINT AS n_only_in_a,
+    p.n_of_b - d.n::BIGINT AS n_only_in_b,
+    d.mean_a,
+    d.mean_b,
+    d.difference,
+    d.centre - d.quantiles[1] * d.stderr AS ci_low,
+    d.centre + d.quantiles[1] * d.stderr AS ci_high,
+    d.ci_method,
+    d.n_a_only,
+    d.n_b_only,
+    d.p_value,
+    d.test,
+    CASE
+        WHEN d.ci_method IS NULL THEN NULL
+        WHEN d.test <> 'mcnemar' THEN (1.959963984540054e0 + 0.8416212335729143e0) * d.stderr
+        WHEN d.n_differ = 0 OR d.usually_found IS NULL THEN least(1, d.least_found)
+        ELSE least(1, greatest(d.usually_found, d.least_found))
+    END AS min_detectable,
+    CASE
+        WHEN d.ci_method IS NULL THEN 'inconclusive'
+        WHEN abs(d.centre) + d.quantiles[2] * d.stderr < margin THEN 'equivalent'
+        WHEN d.p_value IS NULL OR d.p_value >= 0.05 THEN 'inconclusive'
+        WHEN (d.difference > 0) = p.higher_is_better THEN 'better'
+        ELSE 'worse'
+    END AS verdict,
+    p.ask_version,
+    p.score_version
+FROM detectable AS d
+INNER JOIN pairs AS p USING (key_a, key_b, benchmark)
+ORDER BY p.family, p.step, d.key_b, d.benchmark, against

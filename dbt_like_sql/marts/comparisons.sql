@@ -1,0 +1,16 @@
+-- comparisons: each checkpoint against the one before it and against the best one before it, on the same questions.
+--
+-- materialized: view
+-- Grain    one row per (model_b, benchmark, against)
+-- Rule     as compare, of which it is every row; within a margin nothing is held to be equal here
+-- Columns  model_b: the checkpoint · model_a: its baseline; differences are b minus a · against: previous or best ·
+--          family, step: of the checkpoint · benchmark, metric, filter: by what · higher_is_better: the metric's direction ·
+--          n: questions both were graded on · n_clusters: groups they come in; null where they do not ·
+--          n_only_in_a, n_only_in_b: graded in one only, and left out · mean_a, mean_b: on the shared ones, in the metric's unit ·
+--          difference: mean_b - mean_a · ci_low, ci_high: its 95 % interval · ci_method: adjusted_wald, t or clustered ·
+--          n_a_only, n_b_only: questions on which a, or b, has the higher verdict · p_value: two-sided; null when none tells
+--          them apart · test: mcnemar, t or clustered_t · min_detectable: smallest true difference that 80 % of such
+--          comparisons find · verdict: of the checkpoint: better, worse (5 %, one test each) or inconclusive ·
+--          ask_version, score_version: of the benchmark
+-- Reader   "did training make it better"; a view over the verdicts: name a model_b
+SELECT * FROM compare()
