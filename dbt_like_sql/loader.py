@@ -30,7 +30,6 @@ _REQUIRED: Final[Mapping[Layer, tuple[str, ...]]] = {
     "marts": ("Grain", "Rule", "Columns", "Reader"),
 }
 _REQUIRED_OF_A_MACRO: Final = ("Takes", "Columns", "Reader")
-_GRAIN: Final = re.compile(r"one row per \(([a-z0-9_, ]+)\)")
 _SIGNATURE: Final = re.compile(r"([a-z][a-z0-9_]*)\((.*)\)")
 _DEFAULT: Final[Mapping[Layer, Materialized]] = {"staging": "view", "marts": "table"}
 
@@ -87,6 +86,8 @@ def _load_model(connection: "duckdb.DuckDBPyConnection", layer: Layer, path: Pat
         materialized=cast(Materialized, one_of(path, "materialized", materialized, get_args(Materialized))),
         references=found.tables,
         calls=found.functions,
+        grouped_by=tuple(part.strip() for part in settings.get("grouped by", ("", 1))[0].split(",") if part.strip()),
+        sums_over=settings.get("sums over", ("", 1))[0],
     )
 
 
@@ -131,16 +132,15 @@ def _load_test(connection: "duckdb.DuckDBPyConnection", path: Path, items: list[
     found = mentions(connection, path, sql)
     check_mentions(connection, path, found.tables, found.functions, items)
     severity = one_of(path, "severity", settings.get("severity", ("error", 1)), get_args(Severity))
-    return SqlTest(path.stem, model, path, sql, meaning, cast(Severity, severity))
+    return SqlTest(path.stem, model, path, sql, meaning, cast(Severity, severity), tuple(found.tables))
 
 
 def _grain_test(model: SqlModel, upstream: frozenset[str]) -> SqlTest | None:
     """The grain a header promises, as a test: `one row per (a, b)` must hold."""
-    found = _GRAIN.match(model.grain)
     # A view over the answers would read all of them, on every publication.
-    if not found or (model.materialized == "view" and "responses" in upstream):
+    if not model.grain_columns or (model.materialized == "view" and "responses" in upstream):
         return None
-    columns = ", ".join(part.strip() for part in found.group(1).split(","))
+    columns = ", ".join(model.grain_columns)
     sql = f"SELECT {columns}, count(*) AS n_rows FROM {model.name} GROUP BY {columns} HAVING count(*) > 1"
     meaning = f"{model.name} has more than one row for these {columns}."
-    return SqlTest(f"{model.name}_has_its_grain", model.name, model.path, sql, meaning, "error")
+    return SqlTest(f"{model.name}_has_its_grain", model.name, model.path, sql, meaning, "error", (model.name,))

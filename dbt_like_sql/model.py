@@ -34,6 +34,9 @@ class SqlModel:
     sql         the file's whole text: line numbers in errors are the file's own
     references  table → line of its first mention; models and sources alike, also those that its macros read
     calls       macro → line of its first call
+    grouped_by  columns: rows with the same values in them are made from source rows with the same values, and from
+                no others; so a publication makes those of new rows anew. Empty: all is made anew
+    sums_over   a table: every column outside the grain is a sum over its rows, so what left it is subtracted
     """
 
     name: str
@@ -48,6 +51,14 @@ class SqlModel:
     materialized: Materialized
     references: dict[str, int]
     calls: dict[str, int]
+    grouped_by: tuple[str, ...] = ()
+    sums_over: str = ""
+
+    @property
+    def grain_columns(self) -> tuple[str, ...]:
+        """Columns that tell its rows apart; empty if the header says no more than prose."""
+        found = re.match(r"one row per \(([a-z0-9_, ]+)\)", self.grain)
+        return tuple(part.strip() for part in found.group(1).split(",")) if found else ()
 
     @property
     def depends_on(self) -> tuple[str, ...]:
@@ -110,6 +121,7 @@ class SqlTest:
     """A query that returns what violates it.
 
     meaning   what one returned row says
+    reads     tables and views it reads
     severity  warn, error: published, and shown as such; block: nothing is published
     """
 
@@ -119,6 +131,7 @@ class SqlTest:
     sql: str
     meaning: str
     severity: Severity
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,16 @@ class SqlProject:
             for macro in self.macros
             if macro.name == model.name or (macro.name not in names and model.name in macro.references)
         )
+
+    def live_sources(self, name: str) -> frozenset[str]:
+        """Landed kinds that are read whenever `name` is: through views, not through tables."""
+        known = {model.name: model for model in self.models}
+        model = known.get(name)
+        if model is None:
+            return frozenset({name})
+        if model.materialized == "table":
+            return frozenset()
+        return frozenset().union(*(self.live_sources(table) for table in model.references))
 
     def upstream(self, name: str) -> frozenset[str]:
         """Every model and source that `name` rests on, however far away."""

@@ -2,17 +2,21 @@
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dbt_like_sql.model import Severity, SqlMacro, SqlModel, SqlProject, SqlTest
 from dbt_like_sql.parsed import first_line
+from dbt_like_sql.restricted import Narrow
+from dbt_like_sql.sums import Sums
 from eval_pipelines.errors import SqlModelError
 
 if TYPE_CHECKING:
     import duckdb
 
 N_EXAMPLES: Final = 20
+_TRY: Final = ("evaluation_id", "run_id")
 
 
 @dataclass(frozen=True)
@@ -29,18 +33,56 @@ class SqlTestResult:
     path: Path
 
 
-def build(project: SqlProject, connection: "duckdb.DuckDBPyConnection") -> None:
-    """Create every model and macro in the connection's schema. Raises SqlModelError with the file's own line."""
+def build(project: SqlProject, connection: "duckdb.DuckDBPyConnection", *, changed: str | None = None) -> None:
+    """Create or refresh every model and macro in the connection's current schema.
+
+    Args:
+        changed: a table of the tries and benchmarks that rows are new of, where all models stand as of the state before
+            it; None: build everything.
+
+    Raises:
+        SqlModelError: with the file's own line.
+    """
+    if not changed:
+        _drop(connection)
+    sums = [Sums(project, connection, model, changed) for model in project.models if model.sums_over]
+    narrow = Narrow(project, connection)
     for item in project.items:
-        what = (
-            f"MACRO {item.signature} AS TABLE"
-            if isinstance(item, SqlMacro)
-            else f"{item.materialized.upper()} {item.name} AS"
-        )
         # On one line with the header's first line, so that DuckDB counts lines as the file does.
-        _run(connection, item, f"CREATE {what} {item.sql}\n")
         if isinstance(item, SqlMacro):
-            _bind(connection, item)
+            _run(connection, item, f"CREATE OR REPLACE MACRO {item.signature} AS TABLE {item.sql}\n")
+            if not changed:
+                _bind(connection, item)
+        elif item.materialized == "view":
+            _run(connection, item, f"CREATE OR REPLACE VIEW {item.name} AS {item.sql}\n")
+        elif item.sums_over:
+            next(one for one in sums if one.model is item).build(partial(_run, connection, item))
+        elif changed and item.grouped_by:
+            _refresh(narrow, connection, item, changed, project.upstream(item.name))
+        else:
+            _run(connection, item, f"CREATE OR REPLACE TABLE {item.name} AS {item.sql}\n")
+    for one in sums:
+        one.close()
+
+
+def _refresh(
+    narrow: Narrow, connection: "duckdb.DuckDBPyConnection", model: SqlModel, changed: str, reads: frozenset[str]
+) -> None:
+    """Replace the rows of a table that share their groups with what is new."""
+    [(catalog,)] = _run(connection, model, "SELECT current_database()")
+    columns = ", ".join(model.grouped_by)
+    is_known = " AND ".join(f"{column} IS NOT NULL" for column in model.grouped_by)
+    keys = f"SELECT DISTINCT {columns} FROM {changed} WHERE {is_known}"
+    _run(connection, model, f"DELETE FROM {model.name} WHERE ({columns}) IN ({keys})")
+    with narrow.world(narrow.like(changed, model.grouped_by), of=reads):
+        _run(connection, model, f"INSERT INTO {catalog}.main.{model.name} BY NAME {model.sql}\n")
+
+
+def _drop(connection: "duckdb.DuckDBPyConnection") -> None:
+    """Drop every macro and view there is, so that none outlives its file; tables are replaced as they are built."""
+    here = "NOT internal AND database_name = current_database()"
+    for (name,) in connection.execute(f"SELECT DISTINCT function_name FROM duckdb_functions() WHERE {here}").fetchall():
+        connection.execute(f'DROP MACRO TABLE "{name}"').fetchall()
 
 
 def _bind(connection: "duckdb.DuckDBPyConnection", macro: SqlMacro) -> None:
@@ -49,9 +91,67 @@ def _bind(connection: "duckdb.DuckDBPyConnection", macro: SqlMacro) -> None:
     _run(connection, macro, f"EXPLAIN FROM {macro.name}({nulls})", starts_at=first_line(macro.sql))
 
 
-def run_tests(project: SqlProject, connection: "duckdb.DuckDBPyConnection") -> tuple[SqlTestResult, ...]:
-    """Run every test; a violation is a result, not an error. Raises SqlModelError if a test cannot run."""
-    return tuple(_result(connection, test) for test in project.tests)
+def run_tests(
+    project: SqlProject,
+    connection: "duckdb.DuckDBPyConnection",
+    *,
+    changed: str | None = None,
+    large: frozenset[str] = frozenset(),
+) -> tuple[SqlTestResult, ...]:
+    """Run every test; a violation is a result, not an error. Raises SqlModelError if a test cannot run.
+
+    Args:
+        changed: as for `build`. A test that reads one of `large` through views then looks at these tries, and at those
+            in which it found something before, which the table `suspects` keeps.
+        large: sources that are not read as a whole.
+    """
+    narrow = [test for test in project.tests if any(large & project.live_sources(name) for name in test.reads)]
+    results = {test.name: _result(connection, test) for test in project.tests if test not in narrow}
+    names = {name for test in narrow for read in test.reads for name in (read, *project.upstream(read))}
+    world = Narrow(project, connection)
+    for keys in _scopes(connection, changed) if narrow else ():
+        with world.world(world.like(keys, _TRY), of=names):
+            for test in narrow:
+                found = _result(connection, test)
+                results[test.name] = _added(results[test.name], found) if test.name in results else found
+                if not found.is_passed:
+                    _suspect(connection, test)
+    if narrow:
+        connection.execute("CREATE OR REPLACE TABLE suspects AS SELECT DISTINCT * FROM suspects_found").fetchall()
+    return tuple(results[test.name] for test in project.tests)
+
+
+def _scopes(connection: "duckdb.DuckDBPyConnection", changed: str | None) -> list[str]:
+    """Tables of tries to look at, one after the other: the new and the suspected, or each benchmark's."""
+    connection.execute("CREATE OR REPLACE TEMP TABLE suspects_found (evaluation_id VARCHAR, run_id VARCHAR)").fetchall()
+    tries = "SELECT DISTINCT evaluation_id, run_id, model_key, benchmark FROM"
+    if changed:
+        connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE scope_0 AS {tries} {changed} WHERE evaluation_id IS NOT NULL "
+            f"UNION {tries} evaluations SEMI JOIN suspects USING (evaluation_id, run_id)"
+        ).fetchall()
+        return ["scope_0"]
+    benchmarks = connection.execute("SELECT DISTINCT benchmark FROM evaluations ORDER BY ALL").fetchall()
+    for n, (benchmark,) in enumerate(benchmarks):
+        sql = f"CREATE OR REPLACE TEMP TABLE scope_{n} AS {tries} evaluations WHERE benchmark = ?"
+        connection.execute(sql, [benchmark]).fetchall()
+    return [f"scope_{n}" for n in range(len(benchmarks))] or _scopes(connection, "evaluations")
+
+
+def _suspect(connection: "duckdb.DuckDBPyConnection", test: SqlTest) -> None:
+    """Keep where it found something, so that it is looked at again until it is mended."""
+    columns = connection.execute(f"SELECT column_name FROM (DESCRIBE {test.sql}\n)").fetchall()
+    if set(_TRY) <= {column for (column,) in columns}:
+        connection.execute(
+            f"INSERT INTO suspects_found SELECT DISTINCT evaluation_id, run_id FROM ({test.sql}\n)"
+        ).fetchall()
+
+
+def _added(one: SqlTestResult, other: SqlTestResult) -> SqlTestResult:
+    return SqlTestResult(
+        one.name, one.model, one.is_passed and other.is_passed, one.n_failing + other.n_failing, one.severity, one.meaning,
+        (one.rows + other.rows)[:N_EXAMPLES], one.path,
+    )  # fmt: skip
 
 
 def _result(connection: "duckdb.DuckDBPyConnection", test: SqlTest) -> SqlTestResult:

@@ -11,57 +11,76 @@
 --          ungraded_reason: why · note: what is to be known of the graded answer · coverage: of the metric, graded / asked, 0..1 ·
 --          evaluation_id, run_id: the try
 -- Reader   "what did it say", "why is this wrong"
-WITH said AS (
+WITH cell AS (
     SELECT
-        newest.sample_id,
-        list(newest ORDER BY newest.part, newest.repeat) AS responses
-    FROM (
-        SELECT
-            r.sample_id,
-            r.part,
-            r.repeat,
-            r.text,
-            r.reasoning,
-            r.logprob,
-            r.failure_kind,
-            r.finish_reason,
-            r.asked_at
-        FROM responses AS r
-        INNER JOIN (
-            SELECT DISTINCT lm.fingerprint, lm.ask_version
-            FROM latest_metrics AS lm
-            WHERE lm.model_key = model AND lm.benchmark = benchmark
-        ) AS cell USING (fingerprint)
-        WHERE r.model_key = model AND r.benchmark = benchmark
-        QUALIFY row_number() OVER (
-            PARTITION BY r.sample_id, r.part, r.repeat
-            ORDER BY r.ask_version = cell.ask_version DESC, r.asked_at DESC
-        ) = 1
-    ) AS newest
-    GROUP BY newest.sample_id
+        l.evaluation_id,
+        l.run_id,
+        l.score_version,
+        l.score_run_id,
+        l.recorded_at,
+        l.fingerprint,
+        l.ask_version,
+        l.metric,
+        l.filter,
+        any_value(l.coverage) FILTER (l.subtask = '') AS coverage
+    FROM latest_metrics AS l
+    WHERE l.model_key = model AND l.benchmark = benchmark
+    GROUP BY ALL
+),
+
+-- straight from the segments, because a filter on the model must reach them
+verdicts AS (
+    SELECT DISTINCT s.*, cell.coverage
+    FROM scores AS s
+    INNER JOIN cell USING (evaluation_id, run_id, score_version, score_run_id, recorded_at, metric, filter)
+    WHERE s.model_key = model AND s.benchmark = benchmark
+),
+
+asked AS (
+    SELECT
+        r.sample_id,
+        r.part,
+        r.repeat,
+        r.text,
+        r.reasoning,
+        r.logprob,
+        r.failure_kind,
+        r.finish_reason,
+        r.asked_at
+    FROM responses AS r
+    INNER JOIN (SELECT DISTINCT cell.fingerprint, cell.ask_version FROM cell) AS one USING (fingerprint)
+    WHERE r.model_key = model AND r.benchmark = benchmark
+    QUALIFY row_number() OVER (
+        PARTITION BY r.sample_id, r.part, r.repeat
+        ORDER BY r.ask_version = one.ask_version DESC, r.asked_at DESC
+    ) = 1
+),
+
+said AS (
+    SELECT asked.sample_id, list(asked ORDER BY asked.part, asked.repeat) AS responses
+    FROM asked
+    GROUP BY asked.sample_id
 )
 
 SELECT
-    s.sample_id,
-    s.subtask,
-    s.metric,
-    s.filter,
-    s.question,
-    s.target,
-    s.choices,
+    v.sample_id,
+    v.subtask,
+    v.metric,
+    v.filter,
+    q.question,
+    q.target,
+    q.choices,
     CASE WHEN len(said.responses) = 1 THEN said.responses[1].text END AS answer,
     said.responses,
-    s.extracted,
-    s.value,
-    s.ungraded_reason,
-    s.note,
-    s.coverage,
-    s.evaluation_id,
-    s.run_id
-FROM sample_scores AS s
-LEFT JOIN said USING (sample_id)
-WHERE
-    s.model_key = model
-    AND s.benchmark = benchmark
-    AND (question IS NULL OR s.sample_id = question OR contains(lower(s.question), lower(question)))
-ORDER BY s.sample_id, s.metric, s.filter
+    v.extracted,
+    v.value,
+    v.ungraded_reason,
+    v.note,
+    v.coverage,
+    v.evaluation_id,
+    v.run_id
+FROM verdicts AS v
+LEFT JOIN stg_samples AS q ON v.benchmark = q.benchmark AND v.ask_version = q.ask_version AND v.sample_id = q.sample_id
+LEFT JOIN said ON v.sample_id = said.sample_id
+WHERE question IS NULL OR v.sample_id = question OR contains(lower(q.question), lower(question))
+ORDER BY v.sample_id, v.metric, v.filter

@@ -1,5 +1,6 @@
 -- checkpoint_progress: how each family's numbers develop over its training steps.
 --
+-- grouped by: benchmark
 -- Grain    one row per (model_key, benchmark, metric, filter)
 -- Rule     the latest numbers over whole benchmarks, of models whose revision names a step; the predecessor is the family's
 --          checkpoint before it that has this number, on the same version of the benchmark. Changes are signed as the metric

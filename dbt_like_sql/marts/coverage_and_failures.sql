@@ -1,5 +1,6 @@
 -- coverage_and_failures: how each try went: what was answered, what was not, and why.
 --
+-- grouped by: evaluation_id, run_id
 -- Grain    one row per (evaluation_id, run_id)
 -- Rule     failures are counted by kind and never graded; coverage is that of the headline metric of the newest grading
 -- Columns  evaluation_id, run_id: the try · model_key: family@revision · benchmark: its name ·

@@ -1,5 +1,6 @@
 -- item_analysis: what each question is worth: how hard it is, whether it tells good models from bad, whether its label is right.
 --
+-- grouped by: benchmark
 -- Grain    one row per (benchmark, sample_id, subtask, metric, filter)
 -- Rule     over the models with a latest number on the benchmark, one each, by the headline metric; ungraded answers do not
 --          count. Discrimination is the correlation of the value with the model's mean over its other questions

@@ -1,5 +1,6 @@
 -- latest_metrics: the number a person quotes for a model on a benchmark.
 --
+-- grouped by: benchmark
 -- Grain    one row per (model_key, benchmark, subtask, metric, filter)
 -- Rule     only evaluations within their failure budget, only the benchmark's newest version count: the ask_version
 --          that was asked last and, of it, the score_version that graded last, over all models.

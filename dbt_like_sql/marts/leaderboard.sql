@@ -1,5 +1,6 @@
 -- leaderboard: who is best on each benchmark, by its headline metric.
 --
+-- grouped by: benchmark
 -- Grain    one row per (model_key, benchmark)
 -- Rule     the latest headline number over the whole benchmark; ranked in the metric's own direction, ties share a
 --          rank; a model of which nothing could be graded is listed without a rank. rank_best and rank_worst: the ranks

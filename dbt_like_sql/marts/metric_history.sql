@@ -1,5 +1,6 @@
 -- metric_history: every number that was ever graded, also the ones that no longer compare.
 --
+-- materialized: view
 -- Grain    one row per (evaluation_id, run_id, score_version, subtask, metric, filter)
 -- Rule     nothing is dropped: over budget, older versions and older bytes stay, and are marked;
 --          a re-grading by the same scorer version replaces the former one

@@ -1,5 +1,6 @@
 -- serving_performance: how fast each try was served: by our own clock, and as the servers told meanwhile.
 --
+-- grouped by: evaluation_id, run_id
 -- Grain    one row per (evaluation_id, run_id)
 -- Rule     ours is what this run put on the wire, null if all was known; server_* is what the servers counted in the same time, whoever asked
 --          them, and null where they tell nothing. Means are over time: between two looks half of it is given to each.

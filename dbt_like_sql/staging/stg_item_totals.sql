@@ -1,6 +1,7 @@
 -- stg_item_totals: sums over models for every question, from which its difficulty and discrimination follow.
 --
 -- materialized: table
+-- sums over: latest_metrics
 -- Grain    one row per (benchmark, ask_version, score_version, sample_id, subtask, metric, filter)
 -- Rule     one summand per model that was graded on the question, from the evaluation that latest_metrics quotes, by its
 --          headline metric. The rest is the model's mean over its other questions: a question must not explain itself.

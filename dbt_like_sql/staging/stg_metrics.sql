@@ -1,5 +1,7 @@
 -- stg_metrics: every metric of the newest grading of every try, with what its evaluation says about itself.
 --
+-- materialized: table
+-- grouped by: evaluation_id, run_id
 -- Grain    one row per (evaluation_id, run_id, score_version, subtask, metric, filter)
 -- Rule     graded twice by one scorer version: the newest grading as a whole wins, never a mixture of two;
 --          a metric whose evaluation is not landed does not exist

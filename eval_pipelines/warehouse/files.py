@@ -29,10 +29,15 @@ def safe_name(what: str, name: str) -> str:
     return name
 
 
-def write_new(target: Path, write: Callable[[BinaryIO], None]) -> Path:
+def write_new(
+    target: Path, write: Callable[[BinaryIO], None], before_naming: Callable[[Path], None] | None = None
+) -> Path:
     """Let `write` fill a file aside, sync it, and give it its name; a reader sees all of it or none.
 
     Never overwrites: if `target` exists (a step was retried within one run), the file is called `<stem>-2`, `-3` …
+
+    Args:
+        before_naming: called with the path aside once the file is whole and synced, before anyone can see it.
 
     Returns:
         The path it was landed at.
@@ -48,6 +53,8 @@ def write_new(target: Path, write: Callable[[BinaryIO], None]) -> Path:
                 write(sink)
                 sink.flush()
                 os.fsync(sink.fileno())
+            if before_naming:
+                before_naming(aside)
             landed = _name(aside, target)
         finally:
             aside.unlink(missing_ok=True)
@@ -57,7 +64,7 @@ def write_new(target: Path, write: Callable[[BinaryIO], None]) -> Path:
     return landed
 
 
-def write_copy(target: Path, fill: Callable[[Path], None]) -> None:
+def write_copy(target: Path, fill: Callable[[Path], None], before_naming: Callable[[Path], None] | None = None) -> None:
     """Let `fill` write a copy of an unchanging file aside, sync it, and give it its name; two who do so do no harm.
 
     Raises:
@@ -69,6 +76,8 @@ def write_copy(target: Path, fill: Callable[[Path], None]) -> None:
         try:
             fill(aside)
             sync_file(aside)
+            if before_naming:
+                before_naming(aside)
             os.replace(aside, target)
         finally:
             aside.unlink(missing_ok=True)

@@ -28,12 +28,13 @@ from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Evaluation, Metric, Place, Request, Response, Sample, Score, ServerMetrics
 from eval_pipelines.warehouse import lengths, response_rows
 from eval_pipelines.warehouse.files import safe_name, write_new
+from eval_pipelines.warehouse.landed_rows import ROWS_PER_GROUP, read
 from eval_pipelines.warehouse.mirror import Mirror, Synced
+from eval_pipelines.warehouse.noticed import announced_by
 from eval_pipelines.warehouse.response_rows import Row
-from eval_pipelines.warehouse.shapes import arrow_schema, check_shape
+from eval_pipelines.warehouse.shapes import arrow_schema
 from eval_pipelines.warehouse.stores import Store
 
-ROWS_PER_GROUP = 5_000
 _FEW = 1_000
 
 
@@ -58,7 +59,7 @@ class Landing:
         target = folder / f"{safe_name('benchmark version', ask_version)}.parquet"
         known = {
             row["sample_id"]
-            for row in _read(
+            for row in read(
                 "samples", _parquet_files(self._fetched(folder)), ["sample_id"], ds.field("ask_version") == ask_version
             )
         }
@@ -171,12 +172,12 @@ class Landing:
     def unfinished(self, model_key: ModelKey | str, benchmark: str, evaluation_id: str) -> dict[str, datetime]:
         """When each answer was asked for that tries at this evaluation landed since one was complete. Raises WarehouseError."""
         tries = _parquet_files(self._fetched(self._cell(str(model_key), benchmark, "evaluations")), f"{evaluation_id}-")
-        found = [Evaluation.model_validate(row) for row in _read("evaluations", tries)]
+        found = [Evaluation.model_validate(row) for row in read("evaluations", tries)]
         wanted = ds.field("failure_kind").is_null()
         if complete := [one.recorded_at for one in found if one.is_complete]:
             wanted &= ds.field("asked_at") > pa.scalar(max(complete), response_rows.TIME)
         files = _parquet_files(self._fetched(self._cell(str(model_key), benchmark, "responses")), f"{evaluation_id}-")
-        return _asked_at(_read("responses", files, ["request_digest", "asked_at"], wanted))
+        return _asked_at(read("responses", files, ["request_digest", "asked_at"], wanted))
 
     def responses_for(
         self, model_key: ModelKey | str, fingerprint: str, digests: Collection[str], *, of: Evaluation | None = None
@@ -209,7 +210,7 @@ class Landing:
         for path in lengths.teachers(self.folder / "responses", str(model_key), benchmark):
             n_known = len(found)
             try:
-                for row in _read("responses", [path], ["request_digest", "completion_tokens"]):
+                for row in read("responses", [path], ["request_digest", "completion_tokens"]):
                     if row["completion_tokens"] and row["request_digest"] in wanted:
                         found.setdefault(row["request_digest"], row["completion_tokens"])
             except (WarehouseError, OSError, pa.ArrowException):
@@ -226,7 +227,7 @@ class Landing:
             benchmark: `Evaluation.cell` where a judge was asked.
         """
         files = _parquet_files(self._fetched(self._cell(str(model_key), benchmark, "evaluations")))
-        found = [Evaluation.model_validate(row) for row in _read("evaluations", files)]
+        found = [Evaluation.model_validate(row) for row in read("evaluations", files)]
         return max(found, key=lambda evaluation: evaluation.recorded_at, default=None)
 
     def _responses(
@@ -234,7 +235,7 @@ class Landing:
     ) -> Iterator[Row]:
         folder = self.folder / "responses" / f"model={safe_name('model key', str(model_key))}"
         files = sorted(self._fetched(folder).glob("benchmark=*/[!.]*.parquet"))
-        return _read("responses", files, columns or response_rows.COLUMNS, wanted)
+        return read("responses", files, columns or response_rows.COLUMNS, wanted)
 
     def _cell(self, model_key: str, benchmark: str, kind: str) -> Path:
         model, name = safe_name("model key", model_key), safe_name("benchmark", benchmark)
@@ -252,7 +253,7 @@ class Landing:
                 for group in _groups(rows, ROWS_PER_GROUP):
                     writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
-        landed = write_new(target, write)
+        landed = write_new(target, write, announced_by(self.folder))
         return landed if self._mirror is None else self._mirror.keep(landed)
 
     def _fetched(self, folder: Path) -> Path:
@@ -273,18 +274,6 @@ def _asked_at(rows: Iterable[Row]) -> dict[str, datetime]:
 
 def _parquet_files(folder: Path, start: str = "") -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*.parquet") if path.name.startswith(start))
-
-
-def _read(
-    kind: str, files: list[Path], columns: list[str] | None = None, wanted: ds.Expression | None = None
-) -> Iterator[Row]:
-    """Rows of landed files as dicts, file by file, so that memory holds one row group at a time."""
-    schema = arrow_schema(kind)
-    for path in files:
-        check_shape(kind, path)
-        dataset = ds.dataset(path, schema=schema, format="parquet")
-        for batch in dataset.to_batches(columns=columns, filter=wanted, batch_size=ROWS_PER_GROUP):
-            yield from batch.to_pylist()
 
 
 def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:

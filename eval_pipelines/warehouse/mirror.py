@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eval_pipelines.warehouse.files import write_copy
+from eval_pipelines.warehouse.noticed import announced_by
 from eval_pipelines.warehouse.shapes import SHAPES
 from eval_pipelines.warehouse.stores import Store
 
@@ -45,6 +46,7 @@ class Mirror:
             n += 1
             while (free := folder / f"{stem}-{n}{path.suffix}").exists():
                 n += 1
+            announced_by(self.folder)(path)
             path = path.rename(free)
         return path
 
@@ -79,7 +81,7 @@ class Mirror:
             return sum(1 for _ in pool.map(self._fetch, names))
 
     def _fetch(self, name: str) -> None:
-        write_copy(self.folder / name, lambda aside: self._store.get(name, aside))
+        write_copy(self.folder / name, lambda aside: self._store.get(name, aside), announced_by(self.folder))
 
     def _is_same(self, path: Path) -> bool:
         theirs = path.with_name(f".{path.name}.theirs")

@@ -1,7 +1,8 @@
 """Publish: from the landing to one DuckDB file that anyone may read at any time.
 
-Built aside under a lock, then renamed into place. If every landed file that the published database was made from is
-still there unchanged, a copy of it is extended by the new files only; otherwise it is built from all of them.
+Built aside under a lock, then renamed into place. What is large (scores, responses) goes to segments beside it; what is
+small is in the file itself. If every landed file that the published database was made from is still there unchanged, a
+copy of it is extended by the new files only; otherwise it is built from all of them.
 """
 
 import os
@@ -20,17 +21,21 @@ import duckdb
 
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.records import utc_now
-from eval_pipelines.warehouse import tables
+from eval_pipelines.warehouse import noticed, planning, segments, tables
 from eval_pipelines.warehouse.files import exclusive, sync_file, sync_folder, write_failed
-from eval_pipelines.warehouse.read import open_published, published_path
-from eval_pipelines.warehouse.tables import LandedFile, run
+from eval_pipelines.warehouse.planning import unpublished_files
+from eval_pipelines.warehouse.read import published_path
+from eval_pipelines.warehouse.tables import run
 
 if TYPE_CHECKING:
     from dbt_like_sql import SqlProject, SqlTestResult
 
+__all__ = ["PublishReport", "publish", "unpublished_files"]
+
 # The newest version that duckdb 1.5 (its command line, too) and 2.0 both read and write.
 STORAGE_VERSION: Final = "v1.2.0"
 LOCK_TIMEOUT_S: Final = 600.0
+MEMORY_LIMIT: Final = "1200MB"
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,10 @@ class PublishReport:
     """What one publication did.
 
     generation    counts publications; grows by one each time, starts anew if the file was deleted
-    n_rows        rows by table, base tables and marts; views are not counted
+    n_rows        rows by table, landed kinds and marts; other views are not counted
     tests         every SQL test, passed or not; failing ones do not stop a publication unless `severity: block`
+    wall_s        until the new state could be read
+    merge_s       after that: merging segments, for readers' sake
     """
 
     path: Path
@@ -49,6 +56,7 @@ class PublishReport:
     n_rows: dict[str, int]
     tests: "tuple[SqlTestResult, ...]"
     wall_s: float
+    merge_s: float = 0.0
 
     @property
     def failing(self) -> "tuple[SqlTestResult, ...]":
@@ -93,80 +101,67 @@ def publish(
         raise write_failed(published_path(root), error) from error
 
 
-def unpublished_files(data_root: Path) -> int:
-    """How many landed files the published database does not hold yet; for a sensor that asks whether to publish."""
-    landed = set(tables.landed_files(data_root.resolve() / "landing").values())
-    if not landed or not published_path(data_root).exists():
-        return len(landed)
-    connection = open_published(data_root)
-    try:
-        return len(landed - tables.known_files(connection))
-    finally:
-        connection.close()
-
-
 def _publish(root: Path, models: "SqlProject", now: datetime, *, is_full: bool, started: float) -> PublishReport:
     from dbt_like_sql import build, run_tests
 
     target, aside = published_path(root), root / f".pub-{uuid.uuid4().hex}.duckdb"
-    landing = root / "landing"
-    landed = tables.landed_files(landing)
-    generation, known = _former(target)
-    if known and not landed:
-        # An unmounted disk looks like this. An empty leaderboard would hide it.
-        raise WarehouseError(
-            f"{landing} is empty, but {target} was made from {len(known)} files of it. Is a disk not mounted? "
-            f"To really start over, delete {target.name} and publish again."
-        )
-    is_extended = not is_full and known is not None and known <= set(landed.values())
-    if is_extended:
+    former = planning.former_state(target)
+    plan = planning.plan(root, former, now, is_full=is_full)
+    if plan.is_extended:
         shutil.copyfile(target, aside)
-    new = set(landed.values()) - known if is_extended and known is not None else set(landed.values())
+    is_refreshed = plan.is_extended and former.n_files > planning.FEW_FILES and former.models_digest == models.digest
+    changed = tables.TOUCHED if is_refreshed else None
     with _database(aside) as connection:
-        if is_extended:
-            tables.drop_models(connection)
-        else:
-            tables.create(connection)
         run(connection, "BEGIN")
-        tables.insert(connection, landing, new)
-        tables.create_responses(connection, landing)
-        build(models, connection)
+        if not plan.is_extended:
+            tables.create(connection)
+        tables.insert(connection, root, plan.new)
+        segments.create_views(connection, root / segments.FOLDER)
+        build(models, connection, changed=changed)
+        walked_at = now if plan.is_walked or former.walked_at is None else former.walked_at
         tables.write_meta(
             connection,
             {
-                "generation": generation + 1,
+                "generation": former.generation + 1,
                 "published_at": now.astimezone(UTC).replace(tzinfo=None),
                 "project_version": _project_version(),
                 "duckdb_version": duckdb.__version__,
                 "shape_version": tables.SHAPE_VERSION,
                 "models_digest": models.digest,
+                "walked_at": walked_at.astimezone(UTC).replace(tzinfo=None),
             },
         )
         run(connection, "COMMIT")
-        tests = run_tests(models, connection)
+        tests = run_tests(models, connection, changed=changed, large=frozenset(segments.ORDER))
         _check_blocking(tests)
         n_rows = tables.count_rows(connection)
+        counted = segments.listed(connection)
+    segments.touch(root / segments.FOLDER, former.counted - set(counted))
     _put_in_place(aside, target)
-    wall_s = time.monotonic() - started
-    return PublishReport(target, generation + 1, not is_extended, len(new), n_rows, tests, wall_s)
+    noticed.forget(plan.notices)
+    readable = time.monotonic()
+    _merge(root, counted)
+    return PublishReport(
+        target, former.generation + 1, not plan.is_extended, len(plan.new), n_rows, tests,
+        readable - started, time.monotonic() - readable,
+    )  # fmt: skip
 
 
-def _former(target: Path) -> tuple[int, set[LandedFile] | None]:
-    """Generation and landed files of what is published; no files if it cannot be extended."""
-    if not target.exists():
-        return 0, None
-    try:
-        connection = open_published(target.parent)
-    except WarehouseError:
-        # Damaged, or written by a DuckDB we cannot read: it is derived, so build it anew.
-        return 0, None
-    try:
-        [(generation, shape)] = run(connection, "SELECT generation, shape_version FROM meta")
-        return generation, tables.known_files(connection) if shape == tables.SHAPE_VERSION else None
-    except (duckdb.Error, ValueError):
-        return 0, None
-    finally:
-        connection.close()
+def _merge(root: Path, counted: list[segments.Segment]) -> None:
+    """Merge segments of one size, until none is due, and put the same state in place with fewer of them."""
+    target, folder = published_path(root), root / segments.FOLDER
+    if segments.due(counted):
+        aside = root / f".pub-{uuid.uuid4().hex}.duckdb"
+        shutil.copyfile(target, aside)
+        with _database(aside) as connection:
+            while chosen := segments.due(segments.listed(connection)):
+                segments.merge(connection, folder, chosen)
+            segments.create_views(connection, folder)
+            left = segments.listed(connection)
+        segments.touch(folder, set(counted) - set(left))
+        _put_in_place(aside, target)
+        counted = left
+    segments.sweep(folder, counted)
 
 
 @contextmanager
@@ -176,6 +171,7 @@ def _database(path: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     try:
         run(connection, "SET enable_progress_bar = false")
         run(connection, "SET TimeZone = 'UTC'")
+        run(connection, f"SET memory_limit = '{MEMORY_LIMIT}'")
         run(connection, f"SET temp_directory = '{_escaped(path.with_suffix('.tmp'))}'")
         run(connection, f"ATTACH '{_escaped(path)}' AS pub (STORAGE_VERSION '{STORAGE_VERSION}')")
         run(connection, "USE pub")

@@ -1,10 +1,12 @@
 """The shape of every landed kind, written once: Parquet schema and DuckDB table both follow from it.
 
 A column reads `name: type`; a `?` marks one that may be null. A file that lacks a nullable column (it was
-written before the column existed) reads as null; any other difference is a WarehouseError.
+written before the column existed) reads as null; what else changed since it was written is a numbered migration, and
+each file carries the number of the newest one at its time. Any other difference is a WarehouseError.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval_pipelines.errors import WarehouseError
+from eval_pipelines.warehouse import migrations
+
+VERSION_KEY: Final = b"eval_pipelines.shape"
 
 _IDENTITY: Final = {
     "evaluation_id": "text",
@@ -235,9 +240,10 @@ _DUCKDB: Final = {
 
 
 def arrow_schema(kind: str) -> pa.Schema:
-    """The Parquet schema of a kind; times are microseconds in UTC."""
+    """The Parquet schema of a kind, with the number of its shape; times are microseconds in UTC."""
     return pa.schema(
-        [pa.field(name, _ARROW[typ.rstrip("?")], nullable=typ.endswith("?")) for name, typ in SHAPES[kind].items()]
+        [pa.field(name, _ARROW[typ.rstrip("?")], nullable=typ.endswith("?")) for name, typ in SHAPES[kind].items()],
+        metadata={VERSION_KEY: str(migrations.newest())},
     )
 
 
@@ -246,13 +252,17 @@ def duckdb_columns(kind: str) -> dict[str, str]:
     return {name: _DUCKDB[typ.rstrip("?")] for name, typ in SHAPES[kind].items()}
 
 
-def time_columns(kind: str) -> list[str]:
-    """The columns that hold a moment."""
-    return [name for name, typ in SHAPES[kind].items() if typ.rstrip("?") == "time"]
+@dataclass(frozen=True)
+class Shape:
+    """What a landed file's footer says."""
+
+    version: int
+    n_rows: int
+    n_columns: int
 
 
-def check_shape(kind: str, path: Path) -> tuple[int, int]:
-    """Compare a landed file's footer; returns (rows, columns). Raises WarehouseError naming file and column."""
+def check_shape(kind: str, path: Path) -> Shape:
+    """Compare a landed file's footer with what its version looks like. Raises WarehouseError naming file and column."""
     try:
         # Opened here, so that no option of a dataset layer reads columns out of the folder names.
         with pq.ParquetFile(path) as file:
@@ -262,6 +272,18 @@ def check_shape(kind: str, path: Path) -> tuple[int, int]:
             f"{path} is no readable Parquet file ({error}). Landed files are written whole, so something else damaged "
             f"it: move it out of the landing folder and publish again."
         ) from error
+    version = int((found.metadata or {}).get(VERSION_KEY, b"0"))
+    if version > migrations.newest():
+        raise WarehouseError(
+            f"{path} is of shape {version}, and this version of the project knows shapes up to {migrations.newest()}: "
+            f"update, or move the file away."
+        )
+    if not migrations.applies(kind, version):
+        _check_columns(kind, path, found)
+    return Shape(version, n_rows, len(found))
+
+
+def _check_columns(kind: str, path: Path, found: pa.Schema) -> None:
     expected = arrow_schema(kind)
     for field in found:
         index = expected.get_field_index(field.name)
@@ -280,4 +302,3 @@ def check_shape(kind: str, path: Path) -> tuple[int, int]:
             raise WarehouseError(
                 f"{path}: column {field.name!r} is missing, and a file of {kind} cannot go without it."
             )
-    return n_rows, len(names)

@@ -85,15 +85,15 @@ def test_flips_are_the_questions_that_changed_with_both_answers(tmp_path: Path) 
     land(tmp_path, evaluation(TWO), (0, 1, 0, 1), pairs=[(one, answer(one, "second")) for one in asked])
     land(tmp_path, evaluation("other@step-150"), (1, 1, 1, 1))
 
-    found = rows(
-        tmp_path,
-        "SELECT model_key, previous_model_key, sample_id, change, is_gain, previous_answer, answer, target "
-        "FROM sample_flips ORDER BY sample_id",
+    columns = "sample_id, change, previous_answer, answer, target"
+    expected = [("main/0", -1.0, "first", "second", "0"), ("main/1", 1.0, "first", "second", "1")]
+    assert rows(tmp_path, f"SELECT {columns} FROM sample_flips('{TWO}', 'gsm8k')") == expected
+    assert rows(tmp_path, f"SELECT {columns} FROM sample_flips('{TWO}', 'gsm8k', against := '{ONE}')") == expected
+    assert rows(tmp_path, f"FROM sample_flips('{ONE}', 'gsm8k')") == []
+    [flip] = rows(
+        tmp_path, f"SELECT {columns} FROM sample_flips('other@step-150', 'gsm8k', '{ONE}') WHERE change > 0.5 LIMIT 1"
     )
-    assert found == [
-        (TWO, ONE, "main/0", -1.0, False, "first", "second", "0"),
-        (TWO, ONE, "main/1", 1.0, True, "first", "second", "1"),
-    ]
+    assert flip == ("main/1", 1.0, "first", "It is main/1.", "1")
 
 
 def test_discrimination_is_the_point_biserial_correlation_with_the_rest(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ from eval_pipelines.records import (
     ServerMetrics,
 )
 from eval_pipelines.warehouse.files import safe_name
-from eval_pipelines.warehouse.landing import ROWS_PER_GROUP, Landing
+from eval_pipelines.warehouse.landed_rows import ROWS_PER_GROUP
+from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
 from eval_pipelines.warehouse.shapes import SHAPES
