@@ -123,6 +123,7 @@ ui: bootstrap
 
 test: bootstrap $(DUCKDB15)/.installed system servers lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
+	env PYTHONPATH=$(DUCKDB15) $(BIN)/python -m pytest -m "not slow" -n 2 tests/warehouse
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=40
 
 unit: bootstrap lint
@@ -142,6 +143,14 @@ bench: bootstrap
 # 100,000 answers, beside lm-eval's own loop over them.
 bench-grading: bootstrap
 	$(BIN)/python -m tests.bench.grading
+
+# 40 million scores: more than an hour, 15 GB in the temporary folder. Smaller: python -m tests.bench.publish 100 20 1000
+bench-publish: bootstrap
+	$(BIN)/python -m tests.bench.publish
+
+# Eight writers and readers of every kind, for ten minutes.
+bench-concurrency: bootstrap
+	$(BIN)/python -m tests.bench.concurrency
 
 # A million questions: some ten minutes.
 bench-memory: bootstrap

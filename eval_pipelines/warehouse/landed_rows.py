@@ -35,7 +35,7 @@ def _migrated(kind: str, version: int, path: Path) -> pa.Table:
     try:
         connection.execute("SET TimeZone = 'UTC'").fetchall()
         rows = migrations.newest_rows(kind, version, "SELECT * FROM read_parquet(?, hive_partitioning = false)")
-        read: Any = connection.execute(f"SELECT * FROM {rows}", [[str(path)]]).to_arrow_table()
+        read: Any = connection.sql(f"SELECT * FROM {rows}", params=[[str(path)]]).to_arrow_table()
     finally:
         connection.close()
     schema = arrow_schema(kind)

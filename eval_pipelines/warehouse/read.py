@@ -3,12 +3,16 @@
 Anyone may also open `<data root>/scores.duckdb` directly (`duckdb.connect(path, read_only=True)`, the command line):
 it is replaced, never written in place, so no reader blocks a publication or sees half of one. One trap remains:
 within one process DuckDB shares the database behind equal paths, so `duckdb.connect` keeps answering from the old
-file for as long as any connection to it is open. A long-lived process reads through here.
+file for as long as any connection to it is open. A long-lived process reads through here:
+
+    with Reader(data_root) as reader:
+        reader.query("FROM leaderboard")
+        reader.refresh()                     # the newest state from here on; True if there was a newer one
 """
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import duckdb
 
@@ -48,6 +52,51 @@ def open_published(data_root: Path) -> duckdb.DuckDBPyConnection:
             f"{path} cannot be read: {error}. It is derived: delete it and run `eval-pipelines publish`."
         ) from error
     return connection
+
+
+class Reader:
+    """One state of the published database, held open until it is told to take the newest one.
+
+    `connection` is replaced by a refresh that finds something newer: relations and cursors made from it end with it.
+    """
+
+    def __init__(self, data_root: Path) -> None:
+        self._root = data_root
+        self._opened = _identity(data_root)
+        self.connection = open_published(data_root)
+
+    def refresh(self) -> bool:
+        """Go on with the newest state; False if this is it. Raises WarehouseError, and then keeps what it has."""
+        newest = _identity(self._root)
+        if newest == self._opened:
+            return False
+        connection = open_published(self._root)
+        self.connection.close()
+        self.connection, self._opened = connection, newest
+        return True
+
+    def query(self, sql: str, params: list[Any] | dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Rows of one query against the state it has. Raises duckdb.Error."""
+        return fetch(self.connection, sql, params)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _identity(data_root: Path) -> tuple[int, int]:
+    # read before opening: a state that comes in between is then found by the next refresh
+    try:
+        found = published_path(data_root).stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def query(data_root: Path, sql: str, params: list[Any] | None = None) -> list[dict[str, Any]]:

@@ -24,6 +24,7 @@ from eval_pipelines.warehouse.shapes import duckdb_columns
 
 ORDER: Final[Mapping[str, str]] = {
     "scores": "benchmark, model_key, evaluation_id, run_id, sample_id",
+    "judgements": "benchmark, model_key, evaluation_id, run_id, sample_id",
     "responses": "benchmark, model_key, sample_id, part, repeat",
     "server_metrics": "benchmark, model_key, evaluation_id, run_id, scraped_at",
 }

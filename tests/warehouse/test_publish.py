@@ -15,7 +15,7 @@ from eval_pipelines.errors import WarehouseError
 from eval_pipelines.warehouse.files import exclusive
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish, unpublished_files
-from eval_pipelines.warehouse.read import open_published, query
+from eval_pipelines.warehouse.read import Reader, open_published, query
 
 from .builders import NOON, answer, at, evaluation, failure, grade, land, metric, requests, scores
 
@@ -209,6 +209,18 @@ def test_a_process_with_an_old_connection_open_still_sees_the_newest_state(tmp_p
     assert len(query(tmp_path, "FROM leaderboard")) == 2
     assert plain.execute("SELECT count(*) FROM leaderboard").fetchall() == [(1,)]
     assert old.execute("SELECT count(*) FROM leaderboard").fetchall() == [(1,)]
+
+
+def test_a_long_lived_reader_goes_on_with_the_newest_state_when_it_is_told_to(tmp_path: Path) -> None:
+    land(tmp_path, evaluation())
+    publish(tmp_path)
+    with Reader(tmp_path) as reader:
+        land(tmp_path, evaluation("tiny@step-200"))
+        publish(tmp_path)
+
+        assert len(reader.query("FROM leaderboard")) == 1
+        assert (reader.refresh(), reader.refresh()) == (True, False)
+        assert len(reader.query("FROM leaderboard")) == 2
 
 
 def test_the_published_database_cannot_be_written_through_a_reader(tmp_path: Path) -> None:
