@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 
 from eval_pipelines.warehouse import migrations
-from eval_pipelines.warehouse.shapes import arrow_schema, check_shape
+from eval_pipelines.warehouse.footers import check_shape
+from eval_pipelines.warehouse.shapes import arrow_schema
 
 Row = dict[str, Any]
 ROWS_PER_GROUP: Final = 5_000

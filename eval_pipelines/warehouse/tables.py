@@ -11,7 +11,8 @@ import duckdb
 
 from eval_pipelines.keys import digest
 from eval_pipelines.warehouse import migrations, segments
-from eval_pipelines.warehouse.shapes import SHAPES, check_shape, duckdb_columns
+from eval_pipelines.warehouse.footers import check_shape
+from eval_pipelines.warehouse.shapes import SHAPES, duckdb_columns
 
 TABLES: Final = tuple(kind for kind in SHAPES if kind not in segments.ORDER)
 BOOKKEEPING: Final = ("landed_files", "meta", "segments", "suspects")

@@ -11,10 +11,11 @@ import pytest
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.records import FailureKind
 from eval_pipelines.warehouse import migrations
+from eval_pipelines.warehouse.footers import check_shape
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
-from eval_pipelines.warehouse.shapes import SHAPES, VERSION_KEY, arrow_schema, check_shape
+from eval_pipelines.warehouse.shapes import SHAPES, VERSION_KEY, arrow_schema
 
 from .builders import answer, evaluation, land, requests
 

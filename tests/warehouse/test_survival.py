@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from eval_pipelines.errors import WarehouseError
+from eval_pipelines.warehouse.footers import check_shape
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
-from eval_pipelines.warehouse.shapes import SHAPES, check_shape
+from eval_pipelines.warehouse.shapes import SHAPES
 
 from .builders import answer, evaluation, land, requests
 
