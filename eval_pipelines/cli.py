@@ -13,6 +13,7 @@ from dotenv import load_dotenv
 from rich.console import Console
 from rich.table import Table
 
+from eval_pipelines.benchmarks.checking import check_benchmarks
 from eval_pipelines.cli_answers import answers
 from eval_pipelines.cli_benchmarks import benchmarks
 from eval_pipelines.cli_export import export
@@ -70,6 +71,7 @@ def config_group() -> None:
 def config_check(path: Path) -> None:
     """Print what was understood, or what is wrong and where."""
     config = load_config(path)
+    check_benchmarks(config.benchmarks, cache=config.data_root / "cache")
     click.echo(f"{config.path}: correct")
     click.echo(f"data root    {config.data_root}")
     for name, deployment in config.deployments.items():
@@ -87,7 +89,7 @@ def config_check(path: Path) -> None:
         family = root.family or "one family per folder"
         click.echo(f"watched      {root.path}: {family}, suite {root.suite} on {' or '.join(root.deployment)}")
     for name, spec in config.benchmarks.items():
-        source = "hub" if spec.data is None else spec.data.package or spec.data.folder
+        source = "its own source" if spec.data is None else spec.data.in_words
         judged = f", judged by {', '.join(spec.judge.models)}" if spec.judge else ""
         click.echo(
             f"benchmark    {name}: lm-eval task {spec.task}, {spec.protocol}, limit {spec.limit or 'none'}, "

@@ -3,6 +3,7 @@
 from typing import Any
 
 from eval_pipelines.benchmarks.catalog import Entry, Leaf, written
+from eval_pipelines.benchmarks.checking import filter_names, metric_names
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.benchmarks.own_file import read_own
 from eval_pipelines.benchmarks.task_index import why_refused
@@ -27,8 +28,8 @@ def static_facts(name: str, spec: BenchmarkSpec, entry: Entry, leaves: list[Leaf
         "data": spec.data.in_words if spec.data else entry.about.get("dataset") or first.get("dataset_path"),
         "split": spec.split or first.get("test_split") or first.get("validation_split"),
         "num_fewshot": spec.num_fewshot if spec.num_fewshot is not None else first.get("num_fewshot"),
-        "metrics": [_metric(one) for one in first.get("metric_list") or []],
-        "filters": [one["name"] for one in first.get("filter_list") or []],
+        "metrics": metric_names(first),
+        "filters": filter_names(first),
         "task_version": (first.get("metadata") or {}).get("version"),
         "refused": None if entry.origin == "eval-pipelines" else refused[leaves[0].entry.name],
     }
@@ -73,11 +74,6 @@ def _prompt(request: Request) -> str:
     if request.messages:
         return "\n".join(f"[{message['role']}] {message['content']}" for message in request.messages)
     return request.prompt or ""
-
-
-def _metric(one: Any) -> str:
-    metric = one.get("metric") if isinstance(one, dict) else one
-    return str(getattr(metric, "__name__", metric))
 
 
 def _aggregate(one: Any) -> str:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,10 +75,14 @@ def _kept(path: Path, stamp: str, folder: Path) -> Index:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         pass
     found = read_folder(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".tmp-{os.getpid()}")
-    aside.write_text(json.dumps({"stamp": stamp, "rows": found}))
-    aside.rename(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(json.dumps({"stamp": stamp, "rows": found}))
+        aside.rename(path)
+    except OSError:  # where nothing can be kept it is read each time
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
     return found
 
 
