@@ -52,6 +52,7 @@ def _of_file(source: DataSource, relative: str, benchmark: str) -> tuple[str, li
 def _of_hub(source: DataSource, split: str, benchmark: str) -> tuple[str, list[Row]]:
     import datasets
 
+    datasets.disable_progress_bars()
     place = f"{source.in_words} split {split!r}"
     try:
         loaded = datasets.load_dataset(source.hub, source.config, revision=source.revision, split=split)
