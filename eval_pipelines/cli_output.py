@@ -27,12 +27,11 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--to",
         "target",
-        type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE",
         help="Write a file instead of printing.",
     )
     @functools.wraps(command)
-    def with_output(*args: Any, form: str | None, target: Path | None, **options: Any) -> Any:
+    def with_output(*args: Any, form: str | None, target: str | None, **options: Any) -> Any:
         return command(*args, output=Output(form, target), **options)
 
     return with_output
@@ -41,10 +40,10 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
 class Output:
     """Where rows go, and in which form."""
 
-    def __init__(self, form: str | None, target: Path | None) -> None:
-        self.target = target
-        self.form = form or (formats.of_path(target) if target else "table")
-        if self.form == "parquet" and target is None:
+    def __init__(self, form: str | None, target: str | None) -> None:
+        self.target = None if target is None else Path(target)
+        self.form = form or (formats.of_path(self.target) if self.target else "table")
+        if self.form == "parquet" and self.target is None:
             raise ConfigError("Parquet is no text: name a file with --to FILE.parquet.")
 
     @property

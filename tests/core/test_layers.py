@@ -44,6 +44,7 @@ ARROWS = {
     "evaluation_record": {"benchmarks", "client", "config_prices"},
     "client": {"config_prices"},
     "serving": {"client"},
+    "exporters": {"analysis", "warehouse"},
     "leaderboard": {"scoring", "warehouse"},
     "reports": {"analysis", "formats", "warehouse"},
     "config": {
