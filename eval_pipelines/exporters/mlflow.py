@@ -15,10 +15,12 @@ import httpx
 
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.exporters import Course, Sent, Target, values_of
+from eval_pipelines.keys import digest
 
 TO: Final = "the tracking server's URL, with `#name` for an experiment of another name than `eval-pipelines`"
 _EXPERIMENT: Final = "eval-pipelines"
 _COURSE: Final = "eval_pipelines.course"
+_STATE: Final = "eval_pipelines.state"
 # of log-batch: 1,000 metrics, 100 tags
 _N_METRICS: Final = 900
 _N_TAGS: Final = 90
@@ -38,6 +40,8 @@ def export(courses: Sequence[Course], target: Target) -> Sent:
     url, _, name = target.to.partition("#")
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"{target.to!r} is no address of an MLflow server: it must read http://host:port.")
+    if httpx.URL(url).userinfo:
+        raise ConfigError("a password has no place in an address: name the variable with a token by --token-env.")
     headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
     done = []
     with httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=_TIMEOUT_S) as client:
@@ -53,7 +57,10 @@ def _bring(server: "_Server", experiment: str, course: Course) -> tuple[int, int
     """(new runs, new numbers, known numbers, replaced runs)."""
     wanted: Told = {(key, point.step): value for point in course.points for key, value in values_of(point).items()}
     at = {(key, point.step): point for point in course.points for key in values_of(point)}
-    run, replaced = server.run_of(experiment, course.name), 0
+    state = digest(sorted([key, step, value] for (key, step), value in wanted.items()))
+    run, seen, replaced = *server.run_of(experiment, course.name), 0
+    if run and seen == state:
+        return 0, 0, len(course.points), 0
     known = server.told(run, sorted({key for key, _ in wanted})) if run else {}
     if run and any(wanted.get(place) != value for place, value in known.items()):
         server.post("runs/delete", {"run_id": run})
@@ -68,10 +75,11 @@ def _bring(server: "_Server", experiment: str, course: Course) -> tuple[int, int
             for key, step in part
         ]
         server.post("runs/log-batch", {"run_id": run, "metrics": metrics})
-    if missing or is_new:
-        for tags in _in_parts([*course.tags.items()], _N_TAGS):
-            told = [{"key": key, "value": value[:5_000]} for key, value in tags]
-            server.post("runs/log-batch", {"run_id": run, "tags": told})
+    # the state is told last: a run that was left half-way is asked for all it holds
+    for tags in _in_parts([*course.tags.items(), (_STATE, state)], _N_TAGS):
+        server.post(
+            "runs/log-batch", {"run_id": run, "tags": [{"key": key, "value": value[:5_000]} for key, value in tags]}
+        )
     n_new = sum(1 for point in course.points if (point.key, point.step) not in known)
     return int(is_new), n_new, len(course.points) - n_new, replaced
 
@@ -101,11 +109,14 @@ class _Server:
             return str(found["experiment"]["experiment_id"])
         return str(self.post("experiments/create", {"name": name})["experiment_id"])
 
-    def run_of(self, experiment: str, course: str) -> str | None:
-        """The id of a course's run."""
+    def run_of(self, experiment: str, course: str) -> tuple[str | None, str]:
+        """The id of a course's run, if there is one, and the state that it was last brought to."""
         told = {"experiment_ids": [experiment], "filter": f"tags.`{_COURSE}` = '{course}'", "max_results": 2}
         runs = self.post("runs/search", told).get("runs", [])
-        return str(runs[0]["info"]["run_id"]) if runs else None
+        if not runs:
+            return None, ""
+        tags = {tag["key"]: tag["value"] for tag in runs[0]["data"].get("tags", [])}
+        return str(runs[0]["info"]["run_id"]), tags.get(_STATE, "")
 
     def create(self, experiment: str, course: Course) -> str:
         """A new run, finished at once: it only ever holds what was measured before."""

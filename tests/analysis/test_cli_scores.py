@@ -173,6 +173,12 @@ def test_a_query_is_exported_into_a_pipe(config) -> None:
         (("export", "DROP TABLE scores"), "no single SELECT"),
         (("export", "SELECT valu FROM leaderboard"), "that query cannot be run"),
         (("export", "SELECT 1; SELECT 2"), "no single SELECT"),
+        (("export", "leaderboard", "--family", "atlas-1b"), "are for trackers"),
+        (("export", "mlflow"), "--to is missing: the tracking server's URL"),
+        (
+            ("export", "mlflow", "--to", "http://127.0.0.1:1", "--token-env", "NO_SUCH"),
+            "the variable NO_SUCH is not set",
+        ),
         (("leaderboard", "--format", "parquet"), "name a file with --to"),
         (("leaderboard", "--to", "board.xlsx"), "its ending names no format. Use one of .csv"),
         (("leaderboard", "--to", "/proc/nowhere/board.csv"), "cannot be written"),
