@@ -31,6 +31,9 @@ _SLACK_S = 5.0
 # what a task carries that no scorer reads
 _NOT_SENT = ("dataset", "task_docs", "sampler", "_training_docs", "_fewshot_docs", "_instances")
 
+# libraries for linear algebra and memory would start threads, in a process that is to be forked
+_NO_THREADS = ("OPENBLAS_NUM_THREADS=1", "OMP_NUM_THREADS=1", "JE_ARROW_MALLOC_CONF=background_thread:false")
+
 Numbered = tuple[int, Case]
 
 
@@ -173,9 +176,14 @@ class GradingPool:
             self._line, theirs = socket.socketpair()
             with theirs:
                 fd = theirs.fileno()
-                # a library for linear algebra would start a thread per core, in a process that is to be forked
-                command = ["env", "OPENBLAS_NUM_THREADS=1", "OMP_NUM_THREADS=1"]
-                command += [sys.executable, "-m", "eval_pipelines.benchmarks.grading_process", str(fd)]
+                command = [
+                    "env",
+                    *_NO_THREADS,
+                    sys.executable,
+                    "-m",
+                    "eval_pipelines.benchmarks.grading_process",
+                    str(fd),
+                ]
                 self._server = subprocess.Popen(
                     command, pass_fds=[fd], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
                 )

@@ -51,7 +51,10 @@ def metric_of(verdicts: Verdicts, subtask: str, metric: str, filter_name: str, *
     if n and verdicts.combine is not None:
         from eval_pipelines.scoring import bootstrap
 
-        combined = float(verdicts.combine(raw))
+        try:
+            combined = float(verdicts.combine(raw))
+        except OverflowError:  # a perplexity beyond all numbers
+            combined = math.inf
         value = None if math.isnan(combined) else combined
         known = bootstrap.of_aggregate(verdicts.combine, raw, verdicts.clusters)
     elif n:

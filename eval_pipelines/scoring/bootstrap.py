@@ -87,6 +87,7 @@ def _accelerated(drawn: Array, value: float, without_one: Array) -> Interval:
     bias = ndtri(min(max(below, 0.5 / len(drawn)), 1 - 0.5 / len(drawn)))
     away = np.nanmean(without_one) - without_one
     away = away[np.isfinite(away)]
+    away = away / (np.abs(away).max(initial=0.0) or 1.0)  # only its shape counts, and its cube may be beyond numbers
     spread = float((away**2).sum())
     acceleration = float((away**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
     z = bias + ndtri(np.array([0.025, 0.975]))
@@ -125,7 +126,11 @@ def _or_nan(combine: Combine, raw: list[Any]) -> float:
 
 
 def _spread(drawn: Array) -> float | None:
-    return float(drawn.std(ddof=1)) if len(drawn) >= 2 else None
+    if len(drawn) < 2:
+        return None
+    with np.errstate(all="ignore"):
+        spread = float(drawn.std(ddof=1))
+    return spread if math.isfinite(spread) else None
 
 
 def _name(combine: Combine) -> str:
