@@ -12,12 +12,14 @@ from typing import Any
 
 from eval_pipelines.benchmarks.code_filters import runs_code
 from eval_pipelines.benchmarks.grading_pool import POOL, CannotSendError, pickled
+from eval_pipelines.benchmarks.own_scoring import Scorer as OwnScorer
 from eval_pipelines.benchmarks.scorer import Case, Outcome, Scorer
 
 _CHUNK = 128
 # processes take some two seconds of CPU to start; once they run, a worker takes little
 _WORTH_STARTING_S = 5.0
 _WORTH_A_WORKER_S = 0.5
+_FILTERS = ("lm_eval.filters.", "eval_pipelines.benchmarks.own_filters")
 
 
 def judge(task: Any, cases: Sequence[Case], *, timeout_s: float) -> Iterator[tuple[int, Outcome]]:
@@ -67,13 +69,15 @@ def _here_while_quick(
 
 
 def _is_plain(task: Any) -> bool:
+    """Whether it is graded by lm-eval's own code and this project's, and by nobody else's."""
     from lm_eval.api.task import ConfigurableTask
 
-    own = task.config.process_results is not None or "process_results" in vars(task)
-    if own or type(task).process_results is not ConfigurableTask.process_results:
+    if "process_results" in vars(task) or type(task).process_results is not ConfigurableTask.process_results:
+        return False
+    if task.config.process_results is not None and not isinstance(task.config.process_results, OwnScorer):
         return False
     filters = [step.func for ensemble in task._filters for step in ensemble.filters]
-    if any(not one.__module__.startswith("lm_eval.filters.") or one.__name__ == "CustomFilter" for one in filters):
+    if any(not one.__module__.startswith(_FILTERS) or one.__name__ == "CustomFilter" for one in filters):
         return False
     metrics = [one for one in task._metric_fn_list.values() if one is not None]
     return all(getattr(one, "__module__", "") == "lm_eval.api.metrics" for one in metrics)

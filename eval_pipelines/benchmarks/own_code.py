@@ -1,17 +1,18 @@
 """Python that stands beside a task's YAML, as part of its versions: lm-eval names the functions, this reads their files."""
 
 import ast
-import importlib.util
 import inspect
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from eval_pipelines.benchmarks.catalog import OWN_TASKS
+from eval_pipelines.benchmarks.task_index import lm_eval_folder
 from eval_pipelines.keys import digest
 
 
 def code_of(values: Iterable[Any]) -> list[list[str]]:
-    """(file name, digest) of each file outside lm-eval that defines a function in `values`, and of what it imports
+    """(file name, digest) of each file outside lm-eval and this project that defines a function in `values`, and of what it imports
     from its own folder; sorted.
 
     Args:
@@ -20,7 +21,7 @@ def code_of(values: Iterable[Any]) -> list[list[str]]:
     files: set[Path] = set()
     for function in _functions(values):
         source = _source_of(function)
-        if source is not None and not source.is_relative_to(_lm_eval()):
+        if source is not None and not _has_a_version(source):
             _follow(source, files)
     return sorted([path.name, digest([path.read_text(encoding="utf-8")], n_bytes=16)] for path in files)
 
@@ -40,8 +41,10 @@ def _functions(values: Any) -> Iterator[Any]:
 
 
 def _source_of(function: Any) -> Path | None:
-    while hasattr(function, "func"):  # a partial
-        function = function.func
+    while inner := getattr(function, "func", None) or getattr(
+        function, "function", None
+    ):  # a partial, a scorer around it
+        function = inner
     try:
         found = inspect.getsourcefile(inspect.unwrap(function))
     except TypeError:
@@ -77,8 +80,11 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" if node.module else alias.name for alias in node.names)
 
 
+def _has_a_version(path: Path) -> bool:
+    """Whether it is lm-eval's, or this project's own machinery and no task of it."""
+    package = Path(__file__).parents[1]
+    return path.is_relative_to(_lm_eval()) or (path.is_relative_to(package) and not path.is_relative_to(OWN_TASKS))
+
+
 def _lm_eval() -> Path:
-    spec = importlib.util.find_spec("lm_eval")
-    assert spec is not None, "lm-eval is a dependency of this project"
-    assert spec.submodule_search_locations, "lm-eval is a package"
-    return Path(next(iter(spec.submodule_search_locations))).resolve()
+    return lm_eval_folder().parent.resolve()
