@@ -1,7 +1,6 @@
 """Grade what was answered with lm-eval's filters and metrics; leave ungraded what was not."""
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -91,19 +90,31 @@ def read_through(
     return read, notes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class GradingRules:
-    """What a benchmark states of its grading.
+    """What a benchmark states of its grading, and how much of it failed so far.
 
     Attributes:
         timeout_s: CPU seconds one answer may take.
-        max_failed_share: Of the answered samples, that may fail to be graded.
+        max_failed: Samples of the whole benchmark that may fail to be graded.
         is_unparseable_wrong: As the scorer says of an answer in which nothing was found; else it is ungraded.
+        failed: Those that did.
     """
 
     timeout_s: float = 10.0
-    max_failed_share: float = 0.05
+    max_failed: float = math.inf
     is_unparseable_wrong: bool = True
+    failed: set[str] = field(default_factory=set)
+
+    def fail(self, sample_id: str, reason: str) -> None:
+        """One more. Raises ScoringError where that is one too many."""
+        self.failed.add(sample_id)
+        if len(self.failed) > self.max_failed:
+            raise ScoringError(
+                f"{len(self.failed)} answered samples could not be graded, and max_failed_share allows "
+                f"{math.floor(self.max_failed)}; the last is {sample_id}: {reason} (grading_timeout_s is "
+                f"{self.timeout_s:g}). The answers stay landed, and so do earlier scores."
+            )
 
 
 @dataclass(slots=True)
@@ -167,21 +178,13 @@ def _outcomes(
     n = subtask.n_verdicts
     cases = [_case(question, responses, repeat if n > 1 else None) for question in questions for repeat in range(n)]
     found: list[Outcome] = [""] * len(cases)
-    failed: Counter[int] = Counter()
-    most = rules.max_failed_share * len(questions)
     for number, outcome in grading_place.judge(subtask.task, cases, timeout_s=rules.timeout_s):
         found[number] = outcome
         sample_id = questions[number // n].sample.sample_id
         if isinstance(outcome, Raised):
             raise ScoringError(f"the scorer of {sample_id} raised {outcome.message}")
         if isinstance(outcome, str):
-            failed[number // n] += 1
-            if len(failed) > most:
-                raise ScoringError(
-                    f"{subtask.name}: {len(failed)} of {len(questions)} answered samples could not be graded, and "
-                    f"max_failed_share allows {rules.max_failed_share:.1%}; the last is {sample_id}: {outcome} "
-                    f"(grading_timeout_s is {rules.timeout_s:g}). The answers stay landed."
-                )
+            rules.fail(sample_id, outcome)
     return [found[first : first + n] for first in range(0, len(found), n)]
 
 

@@ -23,6 +23,9 @@ def metrics_of(subtasks: Sequence[Subtask], graded: Graded, headline: Pair) -> l
     The whole is what the outermost group states; a metric of which it states nothing, or a tag, is taken over all
     samples together.
     """
+    pairs = _pairs(graded.values())
+    if headline not in pairs:  # a scorer may name its metrics otherwise than its task lists them
+        headline = next((pair for pair in pairs if pair[1] == headline[1]), headline)
     if len(subtasks) == 1:
         [verdicts] = graded.values()
         return [_metric(found, "", pair, headline) for pair, found in verdicts.items()]
@@ -37,7 +40,7 @@ def metrics_of(subtasks: Sequence[Subtask], graded: Graded, headline: Pair) -> l
         if group != outermost:
             averages = _averages(group, members, by_subtask, graded)
             metrics += [average.model_copy(update={"subtask": group.name}) for average in averages.values()]
-    whole = {pair: _metric(_pooled(graded, pair), "", pair, headline) for pair in _pairs(graded.values())}
+    whole = {pair: _metric(_pooled(graded, pair), "", pair, headline) for pair in pairs}
     if outermost is not None:
         for pair, average in _averages(outermost, groups[outermost], by_subtask, graded).items():
             whole[pair] = average.model_copy(update={"is_headline": pair == headline})

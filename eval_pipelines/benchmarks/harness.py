@@ -108,8 +108,11 @@ class Benchmark:
         """
         responses, notes = read_through(self._chain, self.requests(), responses)
         scores: list[Score] = []
+        n_samples = sum(len(one.questions) for one in self._subtasks)
         rules = GradingRules(
-            self.spec.grading_timeout_s, self.spec.max_failed_share, self.spec.unparseable != "ungraded"
+            self.spec.grading_timeout_s,
+            max_failed=self.spec.max_failed_share * n_samples,
+            is_unparseable_wrong=self.spec.unparseable != "ungraded",
         )
         try:
             graded = {one.name: grade_subtask(one, responses, scores, rules) for one in self._subtasks}

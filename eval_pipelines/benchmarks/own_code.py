@@ -22,15 +22,16 @@ def code_of(values: Iterable[Any]) -> list[list[str]]:
     for function in _functions(values):
         source = _source_of(function)
         if source is not None and not _has_a_version(source):
-            _follow(source, files)
+            found: set[Path] = set()
+            _follow(source, found)
+            # whose `repr` names all that its own file does is in the configuration as that
+            files |= found - {source} if getattr(function, "is_told_by_repr", False) else found
     return sorted([path.name, digest([path.read_text(encoding="utf-8")], n_bytes=16)] for path in files)
 
 
 def _functions(values: Any) -> Iterator[Any]:
     if callable(values):
-        # whose `repr` names all that it does is in the configuration as that
-        if not getattr(values, "is_told_by_repr", False):
-            yield values
+        yield values
     elif isinstance(values, dict):
         yield from _functions(list(values.values()))
     elif isinstance(values, str | bytes):
@@ -41,9 +42,8 @@ def _functions(values: Any) -> Iterator[Any]:
 
 
 def _source_of(function: Any) -> Path | None:
-    while inner := getattr(function, "func", None) or getattr(
-        function, "function", None
-    ):  # a partial, a scorer around it
+    # a partial, or an object around a function
+    while inner := getattr(function, "func", None) or getattr(function, "function", None):
         function = inner
     try:
         found = inspect.getsourcefile(inspect.unwrap(function))

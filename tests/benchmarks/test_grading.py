@@ -4,11 +4,13 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from eval_pipelines.benchmarks.clusters import cluster_of
 from eval_pipelines.benchmarks.harness import Benchmark, load
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import DataError
@@ -218,3 +220,26 @@ def test_the_score_version_sees_a_tasks_own_python_and_what_it_imports(own, tmp_
     assert other[1] != first[1]
     renamed = version("def right():\n    return 1.0\n", code.replace("right()}", "right() }"))
     assert renamed[1] != first[1]
+
+
+@pytest.mark.parametrize(
+    ("task", "doc", "wanted", "cluster"),
+    [
+        ("drop", {"passage": "In 1870 …", "question": "?"}, None, "In 1870 …"),
+        ("mgsm_native_cot_de", {"question": "?"}, None, "7"),
+        ("gsm8k", {"question": "?"}, None, None),
+        ("drop", {"question": "?"}, None, None),
+        ("gsm8k", {"question": "?", "source": 3}, "source", "3"),
+        ("mmlu_law", {"question": "?"}, "subtask", "mmlu_law"),
+    ],
+)
+def test_what_questions_share_is_known_of_some_tasks_and_told_of_others(task, doc, wanted, cluster) -> None:
+    named = SimpleNamespace(config=SimpleNamespace(task=task))
+    assert cluster_of(named, doc, 7, wanted, benchmark="b") == cluster
+
+
+def test_a_long_passage_is_named_by_its_digest() -> None:
+    named = SimpleNamespace(config=SimpleNamespace(task="race_high"))
+    found = {cluster_of(named, {"article": "word " * n}, 0, None, benchmark="b") for n in (50, 50, 51)}
+    assert len(found) == 2
+    assert all(one is not None and len(one) == 12 for one in found)

