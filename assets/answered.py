@@ -33,6 +33,7 @@ class Answered:
 def read_answers(name: str, key: str, benchmarks: BenchmarksResource, warehouse: WarehouseResource) -> Answered:
     """What the newest try at this cell came to. Raises NothingAskedError, saying what to materialize first."""
     from eval_pipelines.evaluation_record import asked_as
+    from eval_pipelines.stopping import asked_part
 
     landing = warehouse.landing
     evaluation = landing.latest_evaluation(key, name)
@@ -42,6 +43,7 @@ def read_answers(name: str, key: str, benchmarks: BenchmarksResource, warehouse:
     benchmark = benchmarks.load(name, limit=parameters["limit"], model=key)
     chain = benchmarks.chain(name, key)
     _check_asked_so(evaluation, benchmark, asked_as(chain.of_model), parameters)
+    benchmark = asked_part(benchmark, parameters)
     digests = {request.digest for request in benchmark.requests()}
     responses = landing.responses_for(key, evaluation.fingerprint, digests, of=evaluation)
     return Answered(evaluation, benchmark, chain, parameters["limit"], responses)

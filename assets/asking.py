@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from eval_pipelines.evaluate import Asked
     from eval_pipelines.evaluation_record import Questions
     from eval_pipelines.models import Model
+    from eval_pipelines.stopping import EarlyStop
 
 _WAITS = "another run is asking this cell: waiting for it, then taking over its answers"
 
@@ -37,11 +38,13 @@ class Way:
         limit: Samples per subtask; None for all.
         is_asking: False: only what is landed already; no server is started.
         is_reusing: False: everything is asked anew.
+        early: Ends the asking once enough is known.
     """
 
     limit: int | None
     is_asking: bool = True
     is_reusing: bool = True
+    early: "EarlyStop | None" = None
 
 
 async def ask(
@@ -69,8 +72,7 @@ async def ask(
         async with endpoints.lease(
             model, needs=questions.needs, who=who, on_wait=context.log.info, chain=chain
         ) as endpoint:
-            server = f"{endpoint.backend} {endpoint.server_version or ''}".strip()
-            context.log.info(f"{model.key} answers at {endpoint.url} ({server})")
+            context.log.info(f"{model.key} answers at {endpoint.url} ({_server(endpoint)})")
             watched.append(Scraper(endpoint))
             async with watched[0]:
                 yield endpoint
@@ -102,8 +104,13 @@ async def ask(
             expected_tokens=lambda wanted: landing.expected_tokens(model.key, cell, wanted),
             on_progress=progress,
             on_wait=lambda: context.log.info(_WAITS),
+            early=way.early,
         )
     return asked, of_server(asked.endpoint, watched[0].summary if watched else None)
+
+
+def _server(endpoint: "Endpoint") -> str:
+    return f"{endpoint.backend} {endpoint.server_version or ''}".strip()
 
 
 def _where(

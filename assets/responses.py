@@ -1,6 +1,7 @@
 """`responses/<benchmark>`, by model: lease an endpoint, ask what is not known yet, land it."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -55,6 +56,8 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
         benchmarks: BenchmarksResource,
         warehouse: WarehouseResource,
     ) -> dg.MaterializeResult[Any]:
+        from eval_pipelines.stopping import early_stop
+
         limit = config.limit or spec.limit
         with told_plainly():
             if not (config.ask or config.reuse):
@@ -63,10 +66,14 @@ def responses_asset(name: str, spec: BenchmarkSpec) -> dg.AssetsDefinition:
             chain = benchmarks.chain(name, context.partition_key)
             model = endpoints.model(context.partition_key)
             warehouse.landing.land_samples(name, benchmark.ask_version, benchmark.samples())
-            way = Way(limit=limit, is_asking=config.ask, is_reusing=config.reuse)
+            landed = partial(warehouse.landing.responses_for, model.key, model.fingerprint)
+            early = early_stop(benchmark, spec.stop_early, landed)
+            way = Way(limit=limit, is_asking=config.ask, is_reusing=config.reuse, early=early)
             asked, told = asyncio.run(ask(context, benchmark, model, chain, way, endpoints, warehouse))
         context.log.info(asked_in_words(asked))
         metadata = of_asked(asked, benchmark, warehouse) | told
+        if early is not None and early.reason:
+            metadata["stopped_early"] = dg.MetadataValue.text(early.reason)
         with told_plainly(metadata):
             asked.raise_if_over_budget(spec.max_failed_share)
         return dg.MaterializeResult(

@@ -63,9 +63,12 @@ def _grade(answered: Answered, benchmarks: BenchmarksResource, warehouse: Wareho
     """Scores and metrics of the task, and of the judges if it has some; and their version."""
     from assets.judges import judging_of, read_judges
     from eval_pipelines.benchmarks.judge_scores import Graded, grade_judged, judged_version
+    from eval_pipelines.stopping import with_sequential_interval
 
     benchmark = answered.benchmark
     scores, metrics = benchmark.grade(answered.responses) if benchmark.has_own_metrics else ([], [])
+    parameters = json.loads(answered.evaluation.parameters)
+    metrics = with_sequential_interval(metrics, scores, benchmark.headline, parameters)
     if benchmark.spec.judge is None:
         return Graded(scores, metrics), benchmark.score_version
     judging = judging_of(answered, benchmark.spec.judge, benchmarks, warehouse)

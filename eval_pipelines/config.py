@@ -21,6 +21,7 @@ from eval_pipelines.config_prices import Prices
 from eval_pipelines.config_reader import Reader
 from eval_pipelines.config_source import Source
 from eval_pipelines.config_specs import BenchmarkSpec, DataSource, ModelEntry, SpecRecord, WatchedRoot
+from eval_pipelines.config_stopping import StopEarly
 from eval_pipelines.config_store import ConfiguredStore
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
@@ -37,6 +38,7 @@ __all__ = [
     "JudgeSpec",
     "Machine",
     "ModelEntry",
+    "StopEarly",
     "WatchedRoot",
     "load_config",
 ]

@@ -19,6 +19,7 @@ from pydantic import (
 
 from eval_pipelines.config_interceptors import ASKING, Interceptors
 from eval_pipelines.config_judges import JudgeSpec
+from eval_pipelines.config_stopping import StopEarly
 from eval_pipelines.errors import ModelKeyError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Record
@@ -182,6 +183,7 @@ class BenchmarkSpec(SpecRecord):
     )
     max_failed_share: float = Field(default=0.05, ge=0, le=1, description="Share of requests that may fail.")
     max_attempts: int = Field(default=4, ge=1, description="HTTP round trips one request may take.")
+    stop_early: StopEarly | None = Field(default=None, description="When asking may end before its end.")
     repeats: int | None = Field(
         default=None, ge=1, description="Answers to each question, whose mean counts; None: the task's own number."
     )

@@ -25,6 +25,7 @@ from eval_pipelines.evaluation_record import Plan, Questions, evaluation_id, eva
 from eval_pipelines.keys import digest
 from eval_pipelines.models import Model
 from eval_pipelines.records import Evaluation, Place, Request, Response
+from eval_pipelines.stopping import EarlyStop
 
 Known = Callable[[], Mapping[str, datetime]]
 ExpectedTokens = Callable[[Container[str]], Mapping[str, int]]
@@ -92,6 +93,7 @@ async def ask_benchmark(
     expected_tokens: ExpectedTokens = lambda _: {},
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] = lambda: None,
+    early: EarlyStop | None = None,
 ) -> Asked:
     """Ask what is not known yet, land it, and say how it went.
 
@@ -104,31 +106,30 @@ async def ask_benchmark(
         land: Called with the evaluation and its new outcomes, before the journal is removed; must read them all.
         expected_tokens: Completion tokens by request digest that earlier answers to these requests had.
         on_wait: Called once if another process is asking the same cell; this one then waits for it.
+        early: Ends the asking once enough is known.
 
     Raises:
         WarehouseError: the disk is full. Every answer so far is in the journal.
     """
-    key = evaluation_id(model, benchmark, limit)
-    journal, others = journal_of(journals, model, key)
+    journal, others = journal_of(journals, model, key := evaluation_id(model, benchmark, limit))
     await _open_in_turn(journal, on_wait)
     try:
         plan = _plan(benchmark, known, journal, others)
         n_missing, failed = len(plan.missing), dict[str, tuple[Place, Response]]()
         report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
-        if plan.missing and open_endpoint is not None:
+        if not _is_enough(early, plan, benchmark, journal) and plan.missing and open_endpoint is not None:
             async with open_endpoint() as endpoint:
-                # log-likelihoods have no length to speak of: nothing is read for them
-                lengths = expected_tokens(plan.missing) if _generates(benchmark) else {}
                 report = await ask(
-                    order.ordered(_each_once(benchmark.requests(), plan.missing), lengths, endpoint.max_in_flight),
+                    _in_order(benchmark, plan, expected_tokens, endpoint, early),
                     n_missing,
                     endpoint,
                     journal=journal,
                     limits=_limits(endpoint, benchmark, plan.n_requests, n_missing),
-                    on_outcome=partial(_keep_failure, failed),
+                    on_outcome=partial(_keep, failed, early),
                     on_progress=on_progress,
                     interceptors=interceptors,
                 )
+        benchmark = _as_asked(benchmark, early, plan, report)
         evaluation = evaluation_of(
             benchmark, model, endpoint, report, plan, key=key, limit=limit, run_id=run_id, asked_by=asked_by
         )
@@ -150,7 +151,40 @@ def _generates(benchmark: Questions) -> bool:
     return any(not request.is_likelihood for request in itertools.islice(benchmark.requests(), 1))
 
 
-def _keep_failure(failed: dict[str, tuple[Place, Response]], request: Request, response: Response) -> None:
+def _is_enough(early: EarlyStop | None, plan: Plan, benchmark: Questions, journal: Journal) -> bool:
+    recovered = (response for _, response in _usable(benchmark, journal.path))
+    return early is not None and early.knows(plan.earlier, recovered)
+
+
+def _in_order(
+    benchmark: Questions, plan: Plan, expected_tokens: ExpectedTokens, endpoint: Endpoint, early: EarlyStop | None
+) -> Iterator[Request]:
+    if early is not None:
+        return early.requests(plan.missing)
+    # log-likelihoods have no length to speak of: nothing is read for them
+    lengths = expected_tokens(plan.missing) if _generates(benchmark) else {}
+    return order.ordered(_each_once(benchmark.requests(), plan.missing), lengths, endpoint.max_in_flight)
+
+
+def _as_asked(benchmark: Questions, early: EarlyStop | None, plan: Plan, report: AskReport) -> Questions:
+    """The questions that count. Where asking ended early, plan and report are reduced to them."""
+    if early is None or report.stopped:
+        return benchmark
+    asked: Questions = early.end()
+    if early.reason:
+        digests = {request.digest for request in asked.requests()}
+        plan.earlier &= digests
+        plan.recovered &= digests
+        plan.n_requests, plan.missing, plan.stopped = len(digests), set(), early.told()
+        report.n_requests, report.n_not_asked = report.n_done, 0
+    return asked
+
+
+def _keep(
+    failed: dict[str, tuple[Place, Response]], early: EarlyStop | None, request: Request, response: Response
+) -> None:
+    if early is not None:
+        early.take(request, response)
     if not response.is_answer:  # answers are in the journal
         failed[request.digest] = (request.place, response)
 

@@ -46,6 +46,10 @@ class Questions(Protocol):
         """Every sample."""
 
 
+# where an evaluation's parameters tell that asking ended early
+STOPPED = "stop_early"
+
+
 @dataclass(slots=True)
 class Plan:
     """Which requests of a benchmark have an answer, by their digests: the three never overlap.
@@ -55,6 +59,7 @@ class Plan:
         recovered: in the journal of a run that did not finish.
         missing: to be asked; empties while they are.
         since: when the oldest of the earlier answers was asked for; now if there are none.
+        stopped: that and why asking ended early, as plain JSON; empty: it did not.
     """
 
     earlier: set[str] = field(default_factory=set)
@@ -62,6 +67,7 @@ class Plan:
     missing: set[str] = field(default_factory=set)
     n_requests: int = 0
     since: datetime = field(default_factory=utc_now)
+    stopped: dict[str, Any] = field(default_factory=dict)
 
 
 def evaluation_id(model: Model, benchmark: Questions, limit: int | None) -> str:
@@ -105,7 +111,9 @@ def evaluation_of(
         benchmark=benchmark.name,
         judged_model=benchmark.judged_model,
         ask_version=benchmark.ask_version,
-        parameters=json.dumps(_parameters(spec, model, limit), sort_keys=True),
+        parameters=json.dumps(
+            _parameters(spec, model, limit) | ({STOPPED: plan.stopped} if plan.stopped else {}), sort_keys=True
+        ),
         endpoint=endpoint.url if endpoint else "",
         backend=endpoint.backend if endpoint else "",
         server_version=endpoint.server_version if endpoint else None,

@@ -3,7 +3,7 @@
 Source  lm-evaluation-harness 0.4.x, `lm_eval.api.task`; defaults follow its `local-completions` model class
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +66,15 @@ class Benchmark:
         ]
         check_drawn(self.name, seen.requests())
         return seen
+
+    def only(self, sample_ids: Collection[str]) -> Self:
+        """This benchmark with these samples alone; the versions stay."""
+        wanted, part = set(sample_ids), copy(self)
+        part._subtasks = [
+            replace(one, questions=[each for each in one.questions if each.sample.sample_id in wanted])
+            for one in self._subtasks
+        ]
+        return part
 
     @property
     def subtasks(self) -> tuple[Subtask, ...]:

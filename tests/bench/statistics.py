@@ -15,6 +15,7 @@ from eval_pipelines.config import Gate
 from eval_pipelines.scoring import estimates, power
 from eval_pipelines.scoring.multiplicity import benjamini_hochberg, holm
 from eval_pipelines.scoring.paired_tests import mcnemar_exact, sign_flip
+from eval_pipelines.scoring.sequential import ConfidenceSequence
 from tests.scoring.gate_worlds import evidence, gate, judged
 
 Floats = NDArray[np.float64]
@@ -195,7 +196,37 @@ def _decisions(
     return {name: count / n_worlds for name, count in counts.items()}
 
 
-SIMULATED: tuple[Callable[[int, np.random.Generator], Iterator[Rate]], ...] = (sign_flips, means, corrections, gates)
+def sequences(n_worlds: int, random: np.random.Generator) -> Iterator[Rate]:
+    """A thousand questions, looked at after every 25: whether an interval ever misses what all of them give."""
+    n, n_worlds = 1_000, n_worlds // 4
+    n_missed, n_missed_fixed, n_asked = 0, 0, []
+    for _ in range(n_worlds):
+        values = (random.random(n) < 0.7).astype(float)
+        truth, found, asked = float(values.mean()), ConfidenceSequence(n, aim=0.04), n
+        is_missed = is_missed_fixed = False
+        for start in range(0, n, 25):
+            found.see(values[start : start + 25])
+            seen = values[: found.n]
+            error = 1.96 * float(seen.std()) / np.sqrt(found.n) * np.sqrt(1 - found.n / n)
+            is_missed |= not found.low <= truth <= found.high
+            is_missed_fixed |= abs(float(seen.mean()) - truth) > error + 1e-12
+            asked = min(asked, found.n) if found.half_width <= 0.04 else asked
+        n_missed, n_missed_fixed = n_missed + is_missed, n_missed_fixed + is_missed_fixed
+        n_asked.append(asked / n)
+    yield Rate("sequential interval, 40 looks: ever misses", "at most 5 %", n_missed / n_worlds, 0, 0.05, n_worlds)
+    name = "an ordinary interval, 40 looks: ever misses"
+    yield Rate(name, "far more: half", n_missed_fixed / n_worlds, 0.35, 0.6, n_worlds)
+    name = "questions asked of 1,000 until the half width is 0.04"
+    yield Rate(name, "about half", float(np.mean(n_asked)), 0.45, 0.6, n_worlds)
+
+
+SIMULATED: tuple[Callable[[int, np.random.Generator], Iterator[Rate]], ...] = (
+    sign_flips,
+    means,
+    corrections,
+    gates,
+    sequences,
+)
 EXACT: tuple[Callable[[], Iterator[Rate]], ...] = (mcnemar_level, mcnemar_power, paired_shares)
 
 

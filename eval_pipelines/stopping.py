@@ -1,0 +1,188 @@
+"""Stop asking once enough is known.
+
+Questions are asked in a random order that depends on nothing but their ids and a seed: every model is asked the same first
+ones. Answers are graded batch by batch, in that order and never ahead of one that is still on its way: short answers come
+first, and may be the right ones. The interval holds at all looks together; see `scoring.sequential`.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, TypeVar
+
+import numpy as np
+
+from eval_pipelines.config import StopEarly
+from eval_pipelines.errors import ConfigError
+from eval_pipelines.evaluation_record import STOPPED, Questions
+from eval_pipelines.keys import digest
+from eval_pipelines.records import Metric, Request, Response, Score
+from eval_pipelines.scoring.estimates import Floats
+from eval_pipelines.scoring.sequential import ConfidenceSequence
+
+
+class Gradable(Questions, Protocol):
+    """A benchmark that can be asked and graded in part."""
+
+    headline: tuple[str, str]
+
+    @property
+    def subtask_names(self) -> list[str]:
+        """Its tasks."""
+
+    def only(self, sample_ids: Collection[str]) -> Self:
+        """The same with these samples alone."""
+
+    def grade(self, responses: Mapping[str, Response]) -> tuple[list[Score], list[Metric]]:
+        """Verdicts and metrics."""
+
+
+G = TypeVar("G", bound=Gradable)
+Answers = Callable[[Collection[str]], Mapping[str, Response]]
+
+
+@dataclass(slots=True)
+class EarlyStop:
+    """One asking that may end early.
+
+    Attributes:
+        earlier: Responses of earlier tries by request digest, of those that are asked for.
+        reason: Why it ended before its end, in words; empty: it did not.
+    """
+
+    benchmark: Gradable
+    rule: StopEarly
+    earlier: Answers = lambda _: {}
+    reason: str = ""
+    _order: list[str] = field(default_factory=list)
+    _requests: dict[str, list[Request]] = field(default_factory=dict)
+    _responses: dict[str, Response] = field(default_factory=dict)
+    _sequence: ConfidenceSequence = field(default_factory=lambda: ConfidenceSequence(1))
+    _n_given: int = 0
+    _n_seen: int = 0
+
+    def __post_init__(self) -> None:
+        self._order = in_order((sample.sample_id for sample in self.benchmark.samples()), self.rule.seed)
+        self._sequence = sequence_of(self.rule, len(self._order))
+        for request in self.benchmark.requests():
+            self._requests.setdefault(request.sample_id, []).append(request)
+
+    def knows(self, digests: Collection[str], recovered: Iterable[Response] = ()) -> bool:
+        """Take in what was answered before, and say whether it is enough."""
+        self._responses.update(self.earlier(digests))
+        self._responses.update({one.request_digest: one for one in recovered})
+        self._look(self._order)
+        return bool(self.reason)
+
+    def take(self, request: Request, response: Response) -> None:
+        """Take in an outcome of this asking."""
+        self._responses[request.digest] = response
+
+    def requests(self, missing: set[str]) -> Iterator[Request]:
+        """Those of `missing` in the order in which to ask them, which it empties; ends early once enough is known."""
+        for start in range(0, len(self._order), self.rule.batch):
+            self._look(self._order[:start])
+            if self.reason:
+                return
+            batch = self._order[start : start + self.rule.batch]
+            self._n_given = start + len(batch)
+            for sample_id in batch:
+                for request in self._requests[sample_id]:
+                    if request.digest in missing:
+                        missing.remove(request.digest)
+                        yield request
+
+    def end(self) -> Gradable:
+        """The benchmark with the questions that were asked, once every outcome is in."""
+        self._look(self._order)
+        self._n_given = max(self._n_given, self._n_seen)
+        if self._n_given == len(self._order):
+            self.reason = ""
+        return self.benchmark.only(self._order[: self._n_given]) if self.reason else self.benchmark
+
+    def told(self) -> dict[str, Any]:
+        """That and why it stopped, as plain JSON."""
+        told = {"n": self._n_given, "of": len(self._order), "reason": self.reason}
+        return told | self.rule.model_dump(exclude_none=True)
+
+    def _look(self, until: Sequence[str]) -> None:
+        """Grade whole batches of `until` in their order, as far as every answer is there."""
+        while self._n_seen < len(until):
+            batch = self._order[self._n_seen : self._n_seen + self.rule.batch]
+            digests = [request.digest for sample_id in batch for request in self._requests[sample_id]]
+            if not all(one in self._responses for one in digests):
+                return
+            scores, _ = self.benchmark.only(batch).grade({one: self._responses[one] for one in digests})
+            self._sequence.see(verdicts_in(scores, self.benchmark.headline, batch))
+            self._n_seen += len(batch)
+            if not self.reason and self._n_seen < len(self._order):
+                self.reason = reason(self.rule, self._sequence)
+
+
+def early_stop(benchmark: Gradable, rule: StopEarly | None, earlier: Answers = lambda _: {}) -> EarlyStop | None:
+    """How this benchmark's asking may end early; None: it does not.
+
+    Raises:
+        ConfigError: it has several subtasks, whose average is not the mean over its questions.
+    """
+    if rule is None:
+        return None
+    if len(benchmark.subtask_names) > 1:
+        raise ConfigError(
+            f"benchmarks.{benchmark.name}.stop_early: it has {len(benchmark.subtask_names)} subtasks, whose average is "
+            f"not the mean over its questions. Leave it out, or name one of them as `task`."
+        )
+    return EarlyStop(benchmark, rule, earlier)
+
+
+def in_order(sample_ids: Iterable[str], seed: int) -> list[str]:
+    """The samples in an order that is random, and the same for every model."""
+    return sorted(sample_ids, key=lambda one: digest([seed, one], n_bytes=16))
+
+
+def sequence_of(rule: StopEarly, n_population: int) -> ConfidenceSequence:
+    """An interval that nothing was seen for yet."""
+    return ConfidenceSequence(n_population, aim=rule.half_width or 0.05)
+
+
+def verdicts_in(scores: Iterable[Score], headline: tuple[str, str], order: Iterable[str]) -> Floats:
+    """The headline's verdicts in this order; what could not be graded is left out."""
+    found = {
+        one.sample_id: one.value for one in scores if (one.metric, one.filter) == headline and one.value is not None
+    }
+    return np.array([found[one] for one in order if one in found], dtype=np.float64)
+
+
+def reason(rule: StopEarly, found: ConfidenceSequence) -> str:
+    """Why asking may stop now, in words; empty if it may not."""
+    told = f"{found.low:.4f} to {found.high:.4f} after {found.n:,} of {found.n_population:,} questions"
+    if rule.half_width is not None and found.half_width <= rule.half_width:
+        return f"the interval is narrow enough: {told}, half_width {rule.half_width:g}"
+    if rule.decides is not None and not found.low <= rule.decides <= found.high:
+        side = "above" if found.low > rule.decides else "below"
+        return f"the result is {side} {rule.decides:g}: {told}"
+    return ""
+
+
+def asked_part(benchmark: G, parameters: Mapping[str, Any]) -> G:
+    """The benchmark with the questions that an evaluation with these parameters asked."""
+    stopped = parameters.get(STOPPED)
+    if not stopped:
+        return benchmark
+    order = in_order((sample.sample_id for sample in benchmark.samples()), stopped["seed"])
+    return benchmark.only(order[: stopped["n"]])
+
+
+def with_sequential_interval(
+    metrics: list[Metric], scores: Iterable[Score], headline: tuple[str, str], parameters: Mapping[str, Any]
+) -> list[Metric]:
+    """The headline with the interval that holds although asking stopped because of what was seen."""
+    stopped = parameters.get(STOPPED)
+    if not stopped:
+        return metrics
+    rule = StopEarly.model_validate({name: stopped[name] for name in StopEarly.model_fields if name in stopped})
+    graded = list(scores)
+    order = in_order({one.sample_id for one in graded}, rule.seed)
+    found = sequence_of(rule, stopped["of"])
+    found.see(verdicts_in(graded, headline, order))
+    interval = {"ci_low": found.low, "ci_high": found.high, "ci_method": "sequential"}
+    return [one.model_copy(update=interval) if one.is_headline and one.subtask == "" else one for one in metrics]
