@@ -59,8 +59,9 @@ def contrasts(data_root: Path, board: list[Row]) -> list[Contrast]:
     for benchmark in sorted({row["benchmark"] for row in board}):
         entries = [row for row in board if row["benchmark"] == benchmark]
         verdicts = {row["model_key"]: _verdicts(data_root, row) for row in entries}
+        groups = _clusters(data_root, entries[0])
         for a, b in combinations(entries, 2):
-            pair = compare(verdicts[a["model_key"]], verdicts[b["model_key"]])
+            pair = compare(verdicts[a["model_key"]], verdicts[b["model_key"]], clusters=groups)
             found.append(Contrast(benchmark, a["model_key"], b["model_key"], pair, a["higher_is_better"]))
     return found
 
@@ -73,6 +74,15 @@ def _verdicts(data_root: Path, row: Row) -> dict[str, float]:
         [row[name] for name in ("evaluation_id", "run_id", "score_version", "metric", "filter")],
     )
     return {score["sample_id"]: score["value"] for score in scores}
+
+
+def _clusters(data_root: Path, row: Row) -> dict[str, str]:
+    samples = query(
+        data_root,
+        "SELECT sample_id, cluster FROM stg_samples WHERE benchmark = ? AND ask_version = ? AND cluster IS NOT NULL",
+        [row["benchmark"], row["ask_version"]],
+    )
+    return {sample["sample_id"]: sample["cluster"] for sample in samples}
 
 
 def score_in_words(row: Row) -> str:

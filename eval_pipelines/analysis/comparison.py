@@ -54,7 +54,7 @@ def pairs(connection: "duckdb.DuckDBPyConnection", a: str, b: str, benchmarks: I
     rows = fetch(
         connection,
         "SELECT a.benchmark, a.metric, a.filter, a.higher_is_better, a.value AS value_a, b.value AS value_b, "
-        "a.coverage AS coverage_a, b.coverage AS coverage_b, "
+        "a.coverage AS coverage_a, b.coverage AS coverage_b, a.ask_version, "
         "[a.evaluation_id, a.run_id, a.score_version, a.metric, a.filter] AS cell_a, "
         "[b.evaluation_id, b.run_id, b.score_version, b.metric, b.filter] AS cell_b "
         "FROM leaderboard AS a INNER JOIN leaderboard AS b USING (benchmark, metric, filter) "
@@ -64,9 +64,13 @@ def pairs(connection: "duckdb.DuckDBPyConnection", a: str, b: str, benchmarks: I
     wanted = set(benchmarks)
     found = []
     for row in rows:
-        cells = [verdicts(connection, row.pop(name)) for name in ("cell_a", "cell_b")]
-        if not wanted or row["benchmark"] in wanted:
-            found.append(Pair(**row, found=compare(*cells, higher_is_better=row["higher_is_better"])))
+        cells, version = [row.pop(name) for name in ("cell_a", "cell_b")], row.pop("ask_version")
+        if wanted and row["benchmark"] not in wanted:
+            continue
+        of_a, of_b = (verdicts(connection, cell) for cell in cells)
+        groups = clusters(connection, row["benchmark"], version)
+        compared = compare(of_a, of_b, clusters=groups, higher_is_better=row["higher_is_better"])
+        found.append(Pair(**row, found=compared))
     return found
 
 
@@ -79,6 +83,16 @@ def verdicts(connection: "duckdb.DuckDBPyConnection", cell: list[str]) -> dict[s
         cell,
     )
     return {row["sample_id"]: row["value"] for row in rows}
+
+
+def clusters(connection: "duckdb.DuckDBPyConnection", benchmark: str, ask_version: str) -> dict[str, str]:
+    """Sample id → what it shares with others, such as a passage; empty where questions share nothing."""
+    rows = fetch(
+        connection,
+        "SELECT sample_id, cluster FROM stg_samples WHERE benchmark = ? AND ask_version = ? AND cluster IS NOT NULL",
+        [benchmark, ask_version],
+    )
+    return {row["sample_id"]: row["cluster"] for row in rows}
 
 
 def flips(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from eval_pipelines.analysis.comparison import verdicts
+from eval_pipelines.analysis.comparison import clusters, verdicts
 from eval_pipelines.config import RELATIVE_BASELINES, BenchmarkPolicy, Gate
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.scoring.gate_records import Evidence, Lacking
@@ -152,11 +152,6 @@ class Board:
         if isinstance(found, Lacking):
             return found
         row = found.row
-        clusters = fetch(
-            self._connection,
-            "SELECT sample_id, cluster FROM stg_samples WHERE benchmark = ? AND ask_version = ? AND cluster IS NOT NULL",
-            [row["benchmark"], row["ask_version"]],
-        )
         return Evidence(
             model_key=row["model_key"],
             benchmark=row["benchmark"],
@@ -166,7 +161,7 @@ class Board:
             versions=found.versions(of_one_family=self.gate.baseline in RELATIVE_BASELINES),
             n_asked=row["n_asked"],
             verdicts=verdicts(self._connection, [row[name] for name in _CELL]),
-            clusters={one["sample_id"]: one["cluster"] for one in clusters},
+            clusters=clusters(self._connection, row["benchmark"], row["ask_version"]),
             evaluation=f"{row['evaluation_id']}-{row['run_id']}",
         )
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from eval_pipelines.analysis import names
 from eval_pipelines.analysis.answers import Row
-from eval_pipelines.analysis.comparison import verdicts
+from eval_pipelines.analysis.comparison import clusters, verdicts
 from eval_pipelines.scoring.paired import compare
 from eval_pipelines.warehouse.read import fetch
 
@@ -30,14 +30,16 @@ def course(connection: "duckdb.DuckDBPyConnection", family: str, benchmark: str)
     rows = fetch(
         connection,
         "SELECT model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked, "
-        "coverage, higher_is_better, evaluated_at, recorded_at, evaluation_id, run_id, score_version "
+        "coverage, higher_is_better, evaluated_at, recorded_at, evaluation_id, run_id, score_version, ask_version "
         "FROM leaderboard WHERE family = ? AND benchmark = ? ORDER BY step NULLS LAST, evaluated_at, model_key",
         [family, benchmark],
     )
     before: dict[str, float] = {}
+    # the leaderboard holds one version of the benchmark
+    groups = clusters(connection, benchmark, rows[0]["ask_version"]) if rows else {}
     for row in rows:
         now = verdicts(connection, [row[name] for name in _CELL])
-        found = compare(before, now, higher_is_better=row["higher_is_better"])
+        found = compare(before, now, clusters=groups, higher_is_better=row["higher_is_better"])
         row["change"] = found.difference if found.n else None
         row["change_low"], row["change_high"], row["p_value"] = found.ci_low, found.ci_high, found.p_value
         row["verdict"] = found.verdict if found.n else None

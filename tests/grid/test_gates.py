@@ -21,6 +21,8 @@ from eval_pipelines.warehouse.read import open_published, query
 from sensors.gates import gates_sensor
 from tests.warehouse.builders import at, evaluation, grade, land
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
 GATES = """
 deployments: {d: {backend: embedded}}
 watched: [{path: checkpoints, deployment: d, suite: gsm8k}]
@@ -209,6 +211,33 @@ def test_a_gate_is_an_asset_check_with_reasons_that_the_sensor_asks_for(
         assert request.run_key not in [one.run_key for one in again.run_requests]
 
 
+def test_the_sensor_looks_again_only_once_something_was_published(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(config.data_root / "dagster"))
+    enter_home(config)
+    put(config, "tiny@step-100", GOOD)
+    publish(config.data_root)
+    land_verdicts(config, "first")
+    publish(config.data_root)
+
+    def tick(cursor: str | None) -> tuple[Any, str | None]:
+        resources: Any = {"warehouse": resources_of(config.path)["warehouse"]}
+        with dg.build_sensor_context(instance=instance, resources=resources, cursor=cursor) as context:
+            return gates_sensor(context), context.cursor
+
+    with dg.DagsterInstance.get() as instance:
+        add_models(instance, ["tiny@step-100", "tiny@step-200"])
+        told, cursor = tick(None)
+        assert told.skip_message == "every verdict rests on the evidence there is"
+        assert tick(cursor)[0].skip_message.startswith("nothing was published since")
+        put(config, "tiny@step-200", BAD)
+        assert tick(cursor)[0].skip_message.startswith("nothing was published since")
+        publish(config.data_root)
+        requests = tick(cursor)[0].run_requests
+        assert {one.partition_key for one in requests} == {"tiny@step-200"}
+
+
 def test_the_command_line_has_an_exit_code_for_each_verdict(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
     from click.testing import CliRunner
 
@@ -242,3 +271,30 @@ def test_the_command_line_has_an_exit_code_for_each_verdict(config: Config, caps
     ]
     assert verdicts[0]["benchmarks"][0]["policy"]["max_drop"] == 0.1
     assert "| gsm8k | critical | BROKEN |" in run("--model", "tiny@step-300", "--markdown")[1]
+
+
+def test_questions_on_one_passage_count_as_one_wherever_two_models_are_compared(config: Config) -> None:
+    from eval_pipelines import leaderboard
+    from eval_pipelines.analysis.comparison import pairs
+    from eval_pipelines.analysis.history import course
+    from eval_pipelines.records import Sample
+    from eval_pipelines.warehouse.landing import Landing
+
+    passages = [
+        Sample(
+            sample_id=f"main/{i}", subtask="main", question="?", target="!", n_requests=1, cluster=f"passage {i // 100}"
+        )
+        for i in range(N)
+    ]
+    Landing(config.data_root).land_samples("gsm8k", "1.0-aaaa", passages)
+    put(config, "tiny@step-100", GOOD)
+    put(config, "tiny@step-200", BAD)
+    publish(config.data_root)
+    with closing(open_published(config.data_root)) as connection:
+        [pair] = pairs(connection, "tiny@step-100", "tiny@step-200")
+        history = course(connection, "tiny", "gsm8k")
+    [contrast] = leaderboard.contrasts(config.data_root, leaderboard.rows(config.data_root))
+    assert (pair.found.test, pair.found.n_clusters) == ("clustered_permutation", 2)
+    assert (contrast.comparison.n_clusters, contrast.comparison.is_significant) == (2, False)
+    assert history[1]["p_value"] == pair.found.p_value
+    assert "gsm8k (critical)" in str(judged(config, "release", "tiny@step-200").reasons)

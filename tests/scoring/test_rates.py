@@ -7,6 +7,8 @@ import pytest
 
 from tests.bench.statistics import EXACT, SIMULATED, Rate
 
+pytestmark = pytest.mark.slow
+
 N_WORLDS = 400
 
 

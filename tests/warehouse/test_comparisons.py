@@ -17,6 +17,8 @@ from eval_pipelines.warehouse.read import query
 
 from .builders import at, evaluation, land
 
+pytestmark = pytest.mark.slow
+
 RANDOM = np.random.default_rng(12)
 KINDS = ("binary", "same", "graded", "few", "perplexity", "clustered", "two_passages")
 SHARED = ("n", "mean_a", "mean_b", "difference", "n_a_only", "n_b_only", "n_clusters", "n_only_in_a", "n_only_in_b")
