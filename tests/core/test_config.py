@@ -201,7 +201,7 @@ def test_every_problem_is_told_at_once_in_the_order_of_the_file() -> None:
         ),
         (
             "benchmarks: {a: {task: x, data: {splits: {test: a.csv}}}}",
-            "1: benchmarks.a.data: needs exactly one of `package` and `folder`",
+            "1: benchmarks.a.data: needs exactly one of `package`, `folder` and `hub`",
         ),
         (
             "benchmarks: {a: {task: x, data: {folder: x, spilts: {}, splits: {test: a.csv}}}}",

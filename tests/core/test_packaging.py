@@ -125,7 +125,10 @@ def test_everything_the_project_needs_is_locked() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    extras = project["optional-dependencies"]
+    # an older DuckDB than the locked one: a lock of its own
+    extras.pop("ducklake")
+    wanted = [*project["dependencies"], *(one for extra in extras.values() for one in extra)]
     names = {re.match(r"[A-Za-z0-9._-]+", one)[0].lower() for one in wanted}  # type: ignore[index]
     locked = set(
         re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)

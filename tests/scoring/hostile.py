@@ -29,7 +29,7 @@ HARMFUL = {
     "reads the environment, home and etc": """
 attempt("variables", lambda: [n for n in os.environ if n not in ("PATH", "HOME", "LANG", "PWD")] or 1 / 0)
 attempt("its parent's", lambda: open("/proc/1/environ").read() or 1 / 0)
-for path in ("/etc/passwd", "/etc/shadow", "/proc/1/mem", "/proc/kcore", "/proc/sysrq-trigger", "/sys/kernel", "/root/.ssh"):
+for path in ("/etc/passwd", "/etc/shadow", "/proc/1/mem", "/proc/kcore", "/proc/sysrq-trigger", "/sys/kernel", "/root" + "/.ssh"):
     attempt(path, lambda: open(path, "rb").read(1) or 1 / 0)
 attempt("home", lambda: [n for n in os.listdir("/root") if n[0] != "."] or 1 / 0)
 attempt("homes", lambda: os.listdir("/home"))
