@@ -16,7 +16,7 @@ MLFLOW := .cache/mlflow
 WANDB := .cache/wandb
 HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
 
-.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-memory bench-statistics servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray docs trackers
+.PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-sandbox bench-memory bench-statistics servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray docs trackers
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
@@ -167,6 +167,10 @@ bench-publish: bootstrap
 # Eight writers and readers of every kind, for ten minutes.
 bench-concurrency: bootstrap
 	$(BIN)/python -m tests.bench.concurrency
+
+# What judging a program costs, beside a bare interpreter.
+bench-sandbox: bootstrap
+	$(BIN)/python -m tests.bench.sandbox
 
 # A million questions: some ten minutes.
 bench-memory: bootstrap

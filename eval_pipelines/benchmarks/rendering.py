@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from eval_pipelines.benchmarks.code_filters import runs_code
 from eval_pipelines.benchmarks.own_code import code_of
 from eval_pipelines.benchmarks.repeats import n_repeats, takes_several
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import DataError
 from eval_pipelines.keys import digest
 from eval_pipelines.records import Request
+from eval_pipelines.scoring.sandbox import judging_version
 
 # the defaults of lm-eval's API models: the same answers need the same parameters
 _MAX_TOKENS = 256
@@ -133,7 +135,10 @@ def score_version(spec: BenchmarkSpec, tasks: Iterable[Any]) -> str:
     for task in tasks:
         config = task.config.to_dict(keep_callable=False)
         code = code_of([_scoring(task)])
-        parts.append([task.VERSION, {name: config.get(name) for name in _ONLY_SCORING}, *([code] if code else [])])
+        judged = [judging_version()] if runs_code(task) else []
+        parts.append(
+            [task.VERSION, {name: config.get(name) for name in _ONLY_SCORING}, *([code] if code else []), *judged]
+        )
     changes = [entry.in_words for entry in spec.interceptors if entry.is_of(("response", "remark"))]
     own = {"unparseable": spec.unparseable} if spec.unparseable else {}
     graded = [_GRADING, parts, version("lm-eval"), *([changes] if changes else []), *([own] if own else [])]

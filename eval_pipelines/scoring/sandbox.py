@@ -26,6 +26,8 @@ from eval_pipelines.scoring import seccomp
 from eval_pipelines.scoring.bubblewrap import Limits, interpreter, memory_file, start
 from eval_pipelines.scoring.sandbox_slots import n_slots, slot
 
+# bumped when the same program may get another verdict
+_JUDGING = 1
 _START_S = 60.0  # that a sandbox may take to start on a machine under load
 _SIGNALLED = 128
 _SIGKILL, _SIGXCPU = 9, 24
@@ -58,6 +60,11 @@ class Outcome:
 
     passed: bool
     reason: str
+
+
+def judging_version() -> list[str]:
+    """What verdicts depend on beside the program, its tests and the limits."""
+    return [str(_JUDGING), f"Python {sys.version_info.major}.{sys.version_info.minor}"]
 
 
 def judge_all(jobs: Iterable[Job], limits: Limits) -> list[Outcome | SandboxError]:

@@ -9,9 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-_FIRST_UID = 64_000  # above people and services, below the 65,534 of nobody
+_FIRST_UID, _NOBODY = 64_000, 65_534  # above people and services
 _RETRY_S = 0.02
 
 
@@ -71,9 +72,14 @@ def _users(index: int) -> tuple[int, int]:
     """Two users that nobody is: processes are counted per user, and root's are not limited."""
     if os.geteuid() != 0:
         return 0, 0
-    taken = {user.pw_uid for user in pwd.getpwall()}
-    free = [uid for uid in range(_FIRST_UID, 65_534) if uid not in taken]
+    free = _free_users()
     return free[2 * index], free[2 * index + 1]
+
+
+@lru_cache
+def _free_users() -> list[int]:
+    taken = {user.pw_uid for user in pwd.getpwall()}
+    return [uid for uid in range(_FIRST_UID, _NOBODY) if uid not in taken]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from tests.benchmarks.conftest import spec_of
 
 pytest.importorskip("langdetect", reason="`pip install -e .[ifeval]` brings what IFEval needs")
 
-from eval_pipelines.benchmarks.tasks import ifeval
+from eval_pipelines.benchmarks.tasks import ifeval, ifeval_rows
 
 KINDS = ("strict", "loose")
 # prompt-level accuracy, strict and loose, as published
@@ -137,13 +137,13 @@ def test_instructions_are_counted_all_together() -> None:
 )
 def test_rows_that_cannot_be_checked_are_refused_before_anything_is_asked(row: dict[str, Any], told: str) -> None:
     with pytest.raises(DataError, match=told):
-        ifeval.checked([row])
+        ifeval_rows.checked([row])
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "langdetect", None)
-    ifeval._checks.cache_clear()
+    ifeval.checks.cache_clear()
     with pytest.raises(ConfigError, match=r"langdetect: `pip install 'eval-pipelines\[ifeval\]'`"):
-        ifeval.checked([])
+        ifeval_rows.checked([])
     monkeypatch.undo()
-    ifeval._checks()
+    ifeval.checks()

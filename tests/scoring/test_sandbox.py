@@ -5,8 +5,12 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
@@ -14,7 +18,7 @@ import psutil
 import pytest
 
 from eval_pipelines.errors import NoSandboxError, SandboxError
-from eval_pipelines.scoring import sandbox, seccomp
+from eval_pipelines.scoring import sandbox, sandbox_slots, seccomp
 from eval_pipelines.scoring.bubblewrap import Limits
 from eval_pipelines.scoring.sandbox import Job, Outcome, judge, judge_all
 from tests.scoring import hostile
@@ -139,6 +143,52 @@ def test_a_builtin_is_taken_from_the_program_only_where_it_is_asked_for() -> Non
 def test_arguments_are_copies_so_a_program_cannot_change_what_it_is_compared_with() -> None:
     program = "def f(x):\n    x.clear()\n    return x"
     assert not judge(Job(program, "x = [3, 1]\nassert f(x) == x", asked=("f",)), Limits()).passed
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        ("def f(x): raise StopIteration", "assert all(map(f, [1, 2]))"),
+        ("class All:\n    __contains__ = lambda *_: True\n    __iter__ = lambda _: iter(())\ndef f(x): return All()", "assert 9 in f(3)"),
+        ("class B(dict):\n    def __getitem__(self, key): return 9\ndef f(x): return B()", "assert f(3)[0] == 9"),
+        ("def f(x): return str('a').__class__.__subclasses__", "assert f(3) == 9 or f(3)() == 9"),
+    ],
+)  # fmt: skip
+def test_protocols_of_the_language_give_no_way_round_a_comparison(program: str, tests: str) -> None:
+    assert not judge(Job(program, tests, asked=("f",)), Limits()).passed
+
+
+KILLED = """
+from eval_pipelines.scoring.bubblewrap import Limits
+from eval_pipelines.scoring.sandbox import Job, judge
+judge(Job("print(1)\\nimport time\\ndef f(): time.sleep(3600.5)", "f()", asked=("f",)), Limits(wall_s=300))
+"""
+
+
+@needs_sandbox
+@pytest.mark.slow
+def test_sandboxes_end_with_the_process_that_judges() -> None:
+    with subprocess.Popen([sys.executable, "-c", KILLED], cwd=ROOT) as process:
+        judging = psutil.Process(process.pid)
+        deadline = time.monotonic() + 60
+        while len(children := judging.children(recursive=True)) < 4 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(children) >= 4
+        process.kill()
+    _, left = psutil.wait_procs(children, timeout=20)
+    assert [one for one in left if one.status() != psutil.STATUS_ZOMBIE] == []
+
+
+def test_no_more_run_at_once_than_there_are_cores() -> None:
+    with ExitStack() as held:
+        for _ in range(sandbox_slots.n_slots()):
+            held.enter_context(sandbox_slots.slot(2**28))
+        got = threading.Event()
+        waiting = threading.Thread(target=lambda: sandbox_slots.slot(2**28).__enter__() and got.set(), daemon=True)
+        waiting.start()
+        assert not got.wait(0.2)
+    assert got.wait(10)
 
 
 @needs_sandbox

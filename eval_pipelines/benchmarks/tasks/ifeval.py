@@ -7,60 +7,25 @@ seed, and "at least 4 #" counts #, where the reference counts a letter that it d
 Source  Zhou et al. (2023), "Instruction-Following Evaluation for Large Language Models"; lm_eval.tasks.ifeval
 """
 
-import random
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from eval_pipelines.errors import ConfigError, DataError
+from eval_pipelines.errors import ConfigError
 
 _SEED = 0
 
 
-def checked(rows: Any) -> Any:
-    """The rows as they are.
-
-    Raises:
-        ConfigError: what the checks need is not installed.
-        DataError: a row has an instruction without a check, or one that lacks what it is to be checked against.
-    """
-    known = _checks().instructions_registry.INSTRUCTION_DICT
-    for row in rows:
-        for name, kwargs in zip(row["instruction_id_list"], row["kwargs"], strict=True):
-            if name not in known:
-                raise DataError(
-                    f"ifeval: row {row['key']}: no check is called {name!r}; they are called like {next(iter(known))!r}. "
-                    f"`data.columns` can give them other names."
-                )
-            if _arguments(known[name], name, kwargs, seed=1) != _arguments(known[name], name, kwargs, seed=2):
-                raise DataError(
-                    f"ifeval: row {row['key']}: {name} lacks some of its arguments, which would be drawn at random"
-                )
-    return rows
-
-
-def _arguments(check: Any, name: str, kwargs: Mapping[str, Any], *, seed: int) -> Any:
-    """What an instruction would be checked against, if what is not told is drawn with this seed."""
-    before = random.getstate()
-    random.seed(seed)
-    try:
-        instruction = check(name)
-        instruction.build_description(**{key: value for key, value in kwargs.items() if value})
-        return instruction.get_instruction_args()
-    finally:
-        random.setstate(before)
-
-
 def followed(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, Any]:
     """Whether all instructions of a prompt were followed, and which; strict, and loose about what stands around it."""
-    checks = _checks()
-    asked = checks.InputExample(
+    checking = checks()
+    asked = checking.InputExample(
         key=doc["key"], instruction_id_list=doc["instruction_id_list"], prompt=doc["prompt"], kwargs=doc["kwargs"]
     )
-    strict = checks.test_instruction_following_strict(asked, results[0])
-    loose = checks.test_instruction_following_loose(asked, results[0])
+    strict = checking.test_instruction_following_strict(asked, results[0])
+    loose = checking.test_instruction_following_loose(asked, results[0])
     return {
         "prompt_level_strict_acc": float(strict.follow_all_instructions),
         "inst_level_strict_acc": strict.follow_instruction_list,
@@ -75,7 +40,7 @@ def share_of_instructions(verdicts: Sequence[Sequence[bool]]) -> float:
 
 
 @lru_cache
-def _checks() -> Any:
+def checks() -> Any:
     """lm-eval's module of checks. Raises ConfigError if something that it needs is not installed."""
     try:
         import immutabledict  # noqa: F401

@@ -24,7 +24,6 @@ _DO: dict[str, Callable[..., Any]] = {
     "put": operator.setitem,
     "len": len,
     "bool": bool,
-    "contains": operator.contains,
     "list": lambda target: list(itertools.islice(iter(target), _MAX_ITEMS)),
 }
 

@@ -96,9 +96,6 @@ class Remote:
     def __setitem__(self, key: Any, value: Any) -> None:
         self._do("put", key, value)
 
-    def __contains__(self, item: Any) -> bool:
-        return bool(self._do("contains", item))
-
     def __len__(self) -> int:
         return int(self._do("len"))
 
@@ -175,7 +172,9 @@ def _handle_of(value: Any) -> int:
 def _raised(told: Any) -> BaseException:
     kind, words = (str(one) for one in told)
     known = getattr(builtins, kind, None)
-    if isinstance(known, type) and issubclass(known, Exception):
+    # a loop of the tests would take these for its end: `all(map(f, cases))`
+    ends_loops = kind in ("StopIteration", "StopAsyncIteration")
+    if isinstance(known, type) and issubclass(known, Exception) and not ends_loops:
         try:
             return known(words)
         except TypeError:
