@@ -97,7 +97,10 @@ attempt("200 threads", start)
 attempt("500 files", lambda: [open("/dev/null") for _ in range(500)] and None)
 """,
     "leaves a daemon behind": """
-import time
+import ctypes, time
+ctypes.CDLL(None).prctl(15, b"left-behind")  # the name it is looked for by
+if open("/proc/self/comm").read().strip() != "left-behind":
+    found.append("it has no name to be found by")
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
