@@ -1,5 +1,6 @@
 """Models that judge, the whole way through: exact numbers from judges whose verdicts are known."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -7,13 +8,27 @@ from typing import Any
 
 import duckdb
 import pytest
+import yaml
 
 from eval_pipelines.cells import Outcome, evaluate_cells
-from tests.grid.conftest import GSM8K, Project
+from tests.grid.conftest import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 RIGHT, WRONG = "It does.\nCORRECT", "It does not.\n**Incorrect.**"
+
+
+QUESTIONS = ["Melanie sells what?", "Where is Tom's ship?", "Whose are the Doubtfire kittens?", "What does Janet buy?"]
+TASK = {
+    "task": "asked",
+    "output_type": "generate_until",
+    "test_split": "test",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "{{target}}",
+    "generation_kwargs": {"until": []},
+    # judges alone say how good an answer is
+    "metric_list": [{"metric": "bypass", "aggregation": "bypass", "higher_is_better": True}],
+}
 
 
 @pytest.fixture
@@ -21,20 +36,30 @@ def judged(project: Project, dagster_home: Path) -> Project:
     """Four questions to mock@a and base@a; judges one@a, two@a and three@a."""
     names = ("base", "one", "two", "three")
     project.content["models"] |= {f"{name}@a": {"deployment": "mock", "served_name": name} for name in names}
-    project.content["benchmarks"] = {"gsm8k": {**GSM8K, "limit": 4}}
-    project.content["benchmarks"]["gsm8k"].pop("headline")
     project.content["suites"] = {}
+    ask(project, QUESTIONS)
     return project
 
 
+def ask(project: Project, questions: list[str]) -> None:
+    """The benchmark `asked`, of these questions."""
+    folder = project.folder / "tasks"
+    folder.mkdir(exist_ok=True)
+    (folder / "asked.yaml").write_text(yaml.safe_dump(TASK))
+    rows = ({"question": one, "target": "it"} for one in questions)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"folder": "tasks", "splits": {"test": "rows.jsonl"}}
+    project.content["benchmarks"] = {"asked": {"task": "asked", "include": "tasks", "protocol": "chat", "data": data}}
+
+
 def judge(project: Project, **fields: Any) -> None:
-    project.content["benchmarks"]["gsm8k"]["judge"] = fields
+    project.content["benchmarks"]["asked"]["judge"] = fields
     project.write()
 
 
 def evaluate(project: Project, model: str = "mock@a") -> tuple[dict[tuple[str, str], dict[str, Any]], Outcome]:
     """Ask, judge, grade and publish in this process; the newest metrics by name and filter."""
-    outcome = evaluate_cells(project.config, model, ["gsm8k"])
+    outcome = evaluate_cells(project.config, model, ["asked"])
     with duckdb.connect(str(project.data / "scores.duckdb"), read_only=True) as database:
         found = database.execute(
             "SELECT * FROM metrics WHERE model_key = ? AND subtask = '' QUALIFY recorded_at = max(recorded_at) OVER ()",
@@ -85,7 +110,13 @@ def test_three_judges_of_which_one_fails_decide_by_the_majority_of_all(judged, f
     assert told["judge_unparseable", "none"]["value"] == pytest.approx(1 / 12)
     assert told["judge_alpha", "none"]["n"] == 4
     assert told["judge_kappa", "none"]["n"] == 2
-    assert told["exact_match", "strict-match"]["n"] == 4
+    assert {metric for metric, _ in told} == {
+        "judge_score",
+        "judge_agreement",
+        "judge_alpha",
+        "judge_kappa",
+        "judge_unparseable",
+    }
     assert asked(faulty) == 4 + 12
 
     said = (
@@ -99,7 +130,7 @@ def test_three_judges_of_which_one_fails_decide_by_the_majority_of_all(judged, f
     assert ("three@a", None, "judge_rejected", 1.0) in query(judged, said.format("Melanie"))
     reasons = "SELECT DISTINCT ungraded_reason FROM sample_scores WHERE metric = 'judge_score' AND filter = 'none'"
     assert {row[0] for row in query(judged, reasons)} == {None, "judge_split"}
-    assert query(judged, "SELECT model_key, benchmark, status FROM grid") == [("mock@a", "gsm8k", "scored")]
+    assert query(judged, "SELECT model_key, benchmark, status FROM grid") == [("mock@a", "asked", "scored")]
     assert query(judged, "SELECT count(*) FROM coverage_and_failures WHERE judged_model = 'mock@a'") == [(3,)]
 
     # other verdicts of the same answers ask nobody; another version of a judge asks anew
@@ -130,7 +161,7 @@ def test_a_judge_that_always_says_a_makes_ties_and_a_win_is_one_in_both_orders(j
     judge(judged, models="one@a", kind="pairwise", template="pairwise", baseline="base@a")
 
     told, outcome = evaluate(judged)
-    assert "base@a was not asked gsm8k yet: materialize responses/gsm8k for it first" in outcome.errors[0]
+    assert "base@a was not asked asked yet: materialize responses/asked for it first" in outcome.errors[0]
     n_before = asked(faulty)
     own = evaluate(judged, "base@a")[0]["win_rate", "none"]
     assert (own["value"], own["n"]) == (0.5, 4)
@@ -161,7 +192,7 @@ def test_a_judge_that_fails_too_often_fails_its_cell_after_landing_and_never_sco
     told, outcome = evaluate(judged)
     assert not outcome.is_operators
     assert (
-        "one@a on gsm8k+judging: 1 of 4 requests failed (rejected 1); max_failed_share allows 20.0%"
+        "one@a on asked+judging: 1 of 4 requests failed (rejected 1); max_failed_share allows 20.0%"
         in outcome.errors[0]
     )
     assert query(judged, "SELECT count(*) FROM scores") == [(0,)]
@@ -176,10 +207,10 @@ def test_a_judge_that_fails_too_often_fails_its_cell_after_landing_and_never_sco
 
 
 def test_after_kill_9_while_judging_nobody_is_asked_what_was_answered(judged, faulty) -> None:
-    judged.content["benchmarks"]["gsm8k"]["limit"] = 60
+    ask(judged, [f"What is {i}?" for i in range(60)])
     judge(judged, models="one@a", template="correctness")
     faulty.set(by_model={"one": {"answers": {"": RIGHT}}}, latency_s=0.3)
-    with judged.start("evaluate", "--model", "mock@a", "--benchmark", "gsm8k") as run:
+    with judged.start("evaluate", "--model", "mock@a", "--benchmark", "asked") as run:
         deadline = time.monotonic() + 90
         while faulty.stats().get("answered", 0) < 85:
             assert time.monotonic() < deadline, "it did not come to that in time"
@@ -212,7 +243,7 @@ def test_a_real_model_judges_on_the_one_gpu_the_judged_model_was_on_and_what_it_
     judged.content["models"] = {
         key: {"deployment": "embedded", "weights": str(small_model)} for key in ("smol@a", "judge@a")
     }
-    judged.content["benchmarks"]["gsm8k"] |= {"limit": 3, "generation": {"max_tokens": 16}}
+    judged.content["benchmarks"]["asked"] |= {"limit": 3, "generation": {"max_tokens": 16}}
     # its very bytes under another key
     fields = {"models": "judge@a", "template": "correctness", "generation": {"max_tokens": 24}}
     judge(judged, **fields)
