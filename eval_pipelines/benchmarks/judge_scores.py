@@ -239,14 +239,22 @@ def _agreement(panel: _Panel) -> Iterator[Metric]:
     shares = agreement.shares_of_agreeing_pairs(units)
     yield metric_of(Verdicts(raw=list(shares), n_asked=len(units)), "", "judge_agreement", "none", is_headline=False)
     counted: dict[str, Any] = {"subtask": "", "filter": "none", "n": len(shares), "n_asked": len(units)}
-    interval = agreement.alpha_interval(units, are_numbers=are_numbers) or (None, None)
+    interval = agreement.alpha_interval(units, are_numbers=are_numbers)
     value = agreement.krippendorffs_alpha(units, are_numbers=are_numbers)
-    yield Metric(metric="judge_alpha", value=value, ci_low=interval[0], ci_high=interval[1], **counted)
+    yield _with_interval("judge_alpha", value, interval, counted)
     if not are_numbers:
         of_two = len(panel.judges) == 2
         kappa = agreement.cohens_kappa(units) if of_two else agreement.fleiss_kappa(units)
         counted["n"] = sum(None not in unit for unit in units)
-        yield Metric(metric="judge_kappa", value=kappa, **counted)
+        yield _with_interval("judge_kappa", kappa, agreement.kappa_interval(units), counted)
+
+
+def _with_interval(
+    name: str, value: float | None, interval: tuple[float, float] | None, counted: dict[str, Any]
+) -> Metric:
+    if value is None or interval is None:
+        return Metric(metric=name, value=value, **counted)
+    return Metric(metric=name, value=value, ci_low=interval[0], ci_high=interval[1], ci_method="bootstrap", **counted)
 
 
 def _reliability(panel: _Panel) -> Iterator[Metric]:

@@ -3,14 +3,17 @@
 import json
 import signal
 import time
-from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pytest
 import yaml
 
-from eval_pipelines.cells import Outcome, evaluate_cells
+from assets.partitions import add_models, cell_keys
+from eval_pipelines.definitions import assets_of, resources_of
+from eval_pipelines.warehouse.publish import publish
+from resources.config import read_config
 from tests.grid.conftest import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -32,7 +35,7 @@ TASK = {
 
 
 @pytest.fixture
-def judged(project: Project, dagster_home: Path) -> Project:
+def judged(project: Project) -> Project:
     """Four questions to mock@a and base@a; judges one@a, two@a and three@a."""
     names = ("base", "one", "two", "three")
     project.content["models"] |= {f"{name}@a": {"deployment": "mock", "served_name": name} for name in names}
@@ -57,17 +60,28 @@ def judge(project: Project, **fields: Any) -> None:
     project.write()
 
 
-def evaluate(project: Project, model: str = "mock@a") -> tuple[dict[tuple[str, str], dict[str, Any]], Outcome]:
-    """Ask, judge, grade and publish in this process; the newest metrics by name and filter."""
-    outcome = evaluate_cells(project.config, model, ["asked"])
-    with duckdb.connect(str(project.data / "scores.duckdb"), read_only=True) as database:
-        found = database.execute(
-            "SELECT * FROM metrics WHERE model_key = ? AND subtask = '' QUALIFY recorded_at = max(recorded_at) OVER ()",
-            [model],
+def evaluate(project: Project, model: str = "mock@a") -> tuple[dict[tuple[str, str], dict[str, Any]], list[str]]:
+    """Ask, judge and grade in this process; the newest metrics by name and filter, and what failed."""
+    config = read_config(project.config)
+    with dg.DagsterInstance.ephemeral() as instance:
+        add_models(instance, [model])
+        done = dg.materialize(
+            assets_of(config),
+            selection=cell_keys(config, ["asked"]),
+            partition_key=model,
+            instance=instance,
+            resources=resources_of(project.config),
+            raise_on_error=False,
         )
-        names = [column[0] for column in found.description]
-        rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-    return {(row["metric"], row["filter"]): row for row in rows}, outcome
+    failed = [event.step_failure_data.user_failure_data for event in done.all_events if event.is_step_failure]
+    rows: list[dict[str, Any]] = []
+    if files := list((project.data / "landing" / "metrics" / f"model={model}").rglob("*.parquet")):
+        found = duckdb.sql(
+            f"FROM read_parquet({[str(one) for one in files]}, hive_partitioning = false) WHERE subtask = '' "
+            "QUALIFY recorded_at = max(recorded_at) OVER ()"
+        )
+        rows = [dict(zip(found.columns, row, strict=True)) for row in found.fetchall()]
+    return {(row["metric"], row["filter"]): row for row in rows}, [str(one and one.description) for one in failed]
 
 
 def asked(faulty: Any) -> int:
@@ -77,6 +91,7 @@ def asked(faulty: Any) -> int:
 
 
 def query(project: Project, sql: str) -> list[tuple[Any, ...]]:
+    assert publish(project.data).failing == ()
     with duckdb.connect(str(project.data / "scores.duckdb"), read_only=True) as database:
         return database.execute(sql).fetchall()
 
@@ -97,8 +112,8 @@ def test_three_judges_of_which_one_fails_decide_by_the_majority_of_all(judged, f
     fields = {"models": ["one@a", "two@a", "three@a"], "template": "correctness", "max_failed_share": 0.5}
     judge(judged, **fields)
 
-    told, outcome = evaluate(judged)
-    assert outcome.errors == ()
+    told, errors = evaluate(judged)
+    assert errors == []
     found = told["judge_score", "none"]
     # Doubtfire: one says right, one wrong, one nothing
     assert (found["n"], found["n_asked"], found["is_headline"]) == (3, 4, True)
@@ -160,15 +175,15 @@ def test_a_judge_that_always_says_a_makes_ties_and_a_win_is_one_in_both_orders(j
     faulty.set(by_model=by_model)
     judge(judged, models="one@a", kind="pairwise", template="pairwise", baseline="base@a")
 
-    told, outcome = evaluate(judged)
-    assert "base@a was not asked asked yet: materialize responses/asked for it first" in outcome.errors[0]
+    told, errors = evaluate(judged)
+    assert "base@a was not asked asked yet: materialize responses/asked for it first" in errors[0]
     n_before = asked(faulty)
     own = evaluate(judged, "base@a")[0]["win_rate", "none"]
     assert (own["value"], own["n"]) == (0.5, 4)
     assert asked(faulty) == n_before + 4, "nobody is asked to tell an answer from itself"
 
-    told, outcome = evaluate(judged)
-    assert outcome.errors == ()
+    told, errors = evaluate(judged)
+    assert errors == []
     assert asked(faulty) == n_before + 4 + 2 * 3, "the same answer is a tie"
     found = told["win_rate", "none"]
     assert (found["value"], found["stderr"], found["n"]) == (0.5, 0.0, 4)
@@ -189,18 +204,14 @@ def test_a_judge_that_always_says_a_makes_ties_and_a_win_is_one_in_both_orders(j
 def test_a_judge_that_fails_too_often_fails_its_cell_after_landing_and_never_scores_zero(judged, faulty) -> None:
     faulty.set(by_model={"one": {"answers": {"": RIGHT}, "faults": [{"kind": "400", "match": "Melanie"}]}})
     judge(judged, models="one@a", template="correctness", max_failed_share=0.2)
-    told, outcome = evaluate(judged)
-    assert not outcome.is_operators
-    assert (
-        "one@a on asked+judging: 1 of 4 requests failed (rejected 1); max_failed_share allows 20.0%"
-        in outcome.errors[0]
-    )
+    told, errors = evaluate(judged)
+    assert "one@a on asked+judging: 1 of 4 requests failed (rejected 1); max_failed_share allows 20.0%" in errors[0]
     assert query(judged, "SELECT count(*) FROM scores") == [(0,)]
     assert query(judged, "SELECT n_answered FROM evaluations WHERE judged_model IS NOT NULL") == [(3,)]
     # what was judged is not asked again
     judge(judged, models="one@a", template="correctness", max_failed_share=0.25)
     n_before = asked(faulty)
-    told, outcome = evaluate(judged)
+    told, errors = evaluate(judged)
     assert asked(faulty) == n_before + 1
     found = told["judge_score", "none"]
     assert (found["value"], found["n"], found["bound_low"]) == (1.0, 3, 0.75)
@@ -219,7 +230,7 @@ def test_after_kill_9_while_judging_nobody_is_asked_what_was_answered(judged, fa
         run.communicate()
     assert faulty.stats()["answered"] < 120, "the run was killed while it judged"
     faulty.change(latency_s=0.0)
-    found = evaluate(judged)[0]["judge_score", "none"]
+    found = judged.evaluate("asked")["metrics"]["asked", "judge_score", "none"]
     assert (found["value"], found["n"]) == (1.0, 60)
     # what was on the wire at the kill may have been answered to nobody
     assert faulty.stats().get("asked_again_though_answered", 0) <= 16
@@ -228,9 +239,8 @@ def test_after_kill_9_while_judging_nobody_is_asked_what_was_answered(judged, fa
 def test_a_model_judges_itself_only_if_that_is_said(judged, faulty) -> None:
     faulty.set(by_model={"one": {"answers": {"": RIGHT}}})
     judge(judged, models="one@a", template="correctness")
-    _, outcome = evaluate(judged, "one@a")
-    assert outcome.is_operators
-    assert "one@a would judge its own answers" in outcome.errors[0]
+    _, errors = evaluate(judged, "one@a")
+    assert "one@a would judge its own answers" in errors[0]
     judge(judged, models="one@a", template="correctness", self_judging=True)
     assert evaluate(judged, "one@a")[0]["judge_score", "none"]["value"] == 1.0
 
@@ -248,10 +258,10 @@ def test_a_real_model_judges_on_the_one_gpu_the_judged_model_was_on_and_what_it_
     fields = {"models": "judge@a", "template": "correctness", "generation": {"max_tokens": 24}}
     judge(judged, **fields)
     request.addfinalizer(lambda: judged.run("serving", "stop"))
-    assert "smol@a would judge its own answers" in evaluate(judged, "smol@a")[1].errors[0]
+    assert "smol@a would judge its own answers" in evaluate(judged, "smol@a")[1][0]
     judge(judged, **fields, self_judging=True)
-    told, outcome = evaluate(judged, "smol@a")
-    assert outcome.errors == ()
+    told, errors = evaluate(judged, "smol@a")
+    assert errors == []
     rows = query(judged, "SELECT verdict, no_verdict_reason, text, score FROM sample_judgements")
     assert len(rows) == 3
     for verdict, reason, text, score in rows:

@@ -6,6 +6,7 @@ from eval_pipelines.scoring.agreement import (
     alpha_interval,
     cohens_kappa,
     fleiss_kappa,
+    kappa_interval,
     krippendorffs_alpha,
     shares_of_agreeing_pairs,
 )
@@ -64,8 +65,18 @@ def test_opposite_judges_agree_less_than_by_chance() -> None:
     assert (krippendorffs_alpha(opposite) or 0) < -0.9
 
 
-def test_the_interval_of_alpha_holds_it_and_is_the_same_each_time() -> None:
-    interval = alpha_interval(KRIPPENDORFF)
-    assert interval is not None
-    assert interval[0] < 0.743 < interval[1]
-    assert alpha_interval(KRIPPENDORFF) == interval
+def test_intervals_hold_the_estimate_and_are_the_same_each_time() -> None:
+    pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15
+    fleiss = [[str(value) for value, n in enumerate(row, 1) for _ in range(n)] for row in FLEISS]
+    for interval, again, estimate in (
+        (alpha_interval(KRIPPENDORFF), alpha_interval(KRIPPENDORFF), 0.743),
+        (kappa_interval(pairs), kappa_interval(pairs), 0.4),
+        (kappa_interval(fleiss), kappa_interval(fleiss), 0.210),
+    ):
+        assert interval is not None
+        assert interval == again
+        assert interval[0] < estimate < interval[1]
+    # Cohen (1960): its large-sample error is 0.13 here
+    low, high = kappa_interval(pairs) or (0, 0)
+    assert (high - low) / (2 * 1.96) == pytest.approx(0.13, abs=0.02)
+    assert kappa_interval([["yes", "yes"]] * 5) is None
