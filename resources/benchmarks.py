@@ -28,6 +28,7 @@ class BenchmarksResource(ConfiguredResource):
     def load(self, name: str, *, limit: int | None, model: str | None = None) -> "Benchmark":
         """Load a benchmark, as this model is asked it. Raises UnknownNameError, DataError, UnsupportedError."""
         found = _load(self.config_path, Path(self.config_path).stat().st_mtime_ns, name, limit)
+        found.check_is_graded()
         chain = self.chain(name, model) if model is not None else None
         return found.seen_through(chain) if chain else found
 

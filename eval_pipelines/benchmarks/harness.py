@@ -86,6 +86,14 @@ class Benchmark:
         """Whether answers are graded by the task itself: one that is only judged says `metric: bypass`."""
         return any(name != "bypass" for subtask in self._subtasks for name in subtask.metric_names)
 
+    def check_is_graded(self) -> None:
+        """Raises ConfigError where neither the task nor a judge would say how good an answer is."""
+        if not self.has_own_metrics and self.spec.judge is None:
+            raise ConfigError(
+                f"benchmarks.{self.name}: {self.spec.task} has no metric of its own, so somebody must judge its answers: "
+                f"give it `judge: {{models: KEY, template: NAME}}`"
+            )
+
     @property
     def subtask_names(self) -> list[str]:
         """One name for a plain task, many for a group."""

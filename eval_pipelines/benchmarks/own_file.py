@@ -48,7 +48,7 @@ class OwnBenchmark(BaseModel):
         description="A file beside this one (.jsonl, .json, .csv, .parquet), or what `data` takes in evals.yaml."
     )
     prompt: str = Field(min_length=1, description="Jinja, from the columns of a row.")
-    target: str = Field(min_length=1, description="Jinja: the right answer, or a list of them; of choices, their text.")
+    target: str = Field(description="Jinja: the right answer, or a list of them; of choices, their text.")
     choices: str | list[str] | None = Field(
         default=None, description="Texts, or an expression or column that gives them."
     )
@@ -57,7 +57,7 @@ class OwnBenchmark(BaseModel):
     answer_in_prompt: bool = Field(default=False, description="Finding the answer in the prompt is the task.")
     extract: ExtractName | ExtractBy = Field(default="text", description="What of the answer is graded.")
     metric: MetricName | MetricBy | list[MetricName | MetricBy] = Field(
-        default="exact_match", description="The first is the one to quote."
+        default="exact_match", description="The first is the one to quote. `judged`: only models judge the answers."
     )
     examples: str | None = Field(default=None, description="File with few-shot examples, beside this one.")
     num_fewshot: int = Field(default=0, ge=0)
@@ -71,12 +71,22 @@ class OwnBenchmark(BaseModel):
     tag: str | list[str] | None = None
     metrics: list[str] | None = Field(default=None, description="Python: the names that `score` gives, first to quote.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _judged_needs_no_target(cls, given: Any) -> Any:
+        is_judged = isinstance(given, dict) and given.get("metric") in ("judged", ["judged"])
+        return {"target": "", **given} if is_judged else given
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.by_likelihood and self.choices is None:
             raise ValueError("`metric: choice` compares the log-likelihoods of `choices`: give them")
         if self.by_likelihood and len(self.metric_list) > 1:
             raise ValueError("`metric: choice` stands alone: answers that are read have no log-likelihoods")
+        if "judged" in self.metric_list and len(self.metric_list) > 1:
+            raise ValueError("`metric: judged` stands alone: with another metric, judges may judge as well")
+        if not self.target and not self.is_judged:
+            raise ValueError("`target` must not be empty")
         if self.extract == "choice_letter" and self.choices is None:
             raise ValueError("`extract: choice_letter` needs `choices`: it looks for the letter of one")
         if self.num_fewshot and self.examples is None and not isinstance(self.data, dict):
@@ -87,6 +97,11 @@ class OwnBenchmark(BaseModel):
     def metric_list(self) -> list[MetricName | MetricBy]:
         """The metrics as a list."""
         return list(self.metric) if isinstance(self.metric, list) else [self.metric]
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether nothing but models that judge says how good an answer is."""
+        return "judged" in self.metric_list
 
     @property
     def by_likelihood(self) -> bool:
@@ -152,14 +167,15 @@ def _config(said: OwnBenchmark, name: str) -> dict[str, Any]:
         return common | choice | {"metric_list": metrics}
     step = _filter_step(said)
     name = step.get("function", "text")
-    scorer = Scorer([metric_in_words(one) for one in said.metric_list], gold, name)
-    return common | {
+    asked = common | {
         "output_type": "generate_until",
         "generation_kwargs": {"until": said.stop, "max_gen_toks": said.max_tokens, "temperature": said.temperature},
         "filter_list": [{"name": name, "filter": [*([step] if step else []), {"function": "take_first"}]}],
-        "process_results": scorer,
-        "metric_list": _metric_list(scorer.names, said),
     }
+    if said.is_judged:
+        return asked | {"metric_list": [{"metric": "bypass", "aggregation": "bypass", "higher_is_better": True}]}
+    scorer = Scorer([metric_in_words(one) for one in said.metric_list], gold, name)
+    return asked | {"process_results": scorer, "metric_list": _metric_list(scorer.names, said)}
 
 
 def _functions(said: OwnBenchmark, functions: dict[str, Callable[..., Any]], path: Path) -> dict[str, Any]:

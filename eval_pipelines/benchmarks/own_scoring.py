@@ -79,7 +79,7 @@ class MetricBy(_Options):
 
 
 ExtractName = Literal["text", "first_line", "last_line", "number", "choice_letter"]
-MetricName = Literal["exact_match", "includes", "numeric", "f1", "choice"]
+MetricName = Literal["exact_match", "includes", "numeric", "f1", "choice", "judged"]
 
 
 def metric_in_words(metric: MetricName | MetricBy) -> tuple[str, dict[str, Any]]:

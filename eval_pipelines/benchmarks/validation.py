@@ -71,6 +71,8 @@ def _questions(benchmark: Benchmark) -> Iterator[Question]:
 
 
 def _empty_targets(benchmark: Benchmark) -> Iterator[Finding]:
+    if not benchmark.has_own_metrics:  # nothing is compared with a target
+        return
     empty = [one for one in _questions(benchmark) if one.sample.target.strip() in ("", "None", "nan", "[]")]
     if empty:
         yield Finding(

@@ -5,12 +5,14 @@ from typing import Any
 
 import pytest
 
-from eval_pipelines.benchmarks.harness import Benchmark
+from eval_pipelines.benchmarks.harness import Benchmark, load
 from eval_pipelines.benchmarks.judge_scores import Judge, grade_judged, judged_version
 from eval_pipelines.benchmarks.judged import Judging, answers_of, texts_of
+from eval_pipelines.benchmarks.own_file import read_own
+from eval_pipelines.benchmarks.validation import validate
 from eval_pipelines.client.chain import Chain
 from eval_pipelines.client.interceptors import reasoning
-from eval_pipelines.config import InterceptorEntry
+from eval_pipelines.config import BenchmarkSpec, InterceptorEntry
 from eval_pipelines.errors import ConfigError, UnsupportedError
 from eval_pipelines.records import FailureKind, Metric, Request, Response
 from tests.warehouse.builders import evaluation
@@ -139,14 +141,22 @@ def test_what_a_judge_thinks_aloud_is_stripped_as_its_model_says(judging_of, say
     assert values == [1.0]
 
 
-def test_a_task_that_is_only_judged_has_no_metrics_of_its_own(gsm8k, tmp_path) -> None:
-    (tmp_path / "only.yaml").write_text(
-        "task: only\ndataset_path: openai/gsm8k\ntest_split: test\noutput_type: generate_until\n"
-        "doc_to_text: '{{question}}'\ndoc_to_target: ''\ngeneration_kwargs: {until: []}\n"
-        "metric_list: [{metric: bypass, aggregation: bypass, higher_is_better: true}]\n"
-    )
+def test_a_benchmark_of_ones_own_that_is_only_judged_is_one_file_without_a_target(gsm8k, tmp_path, index) -> None:
+    (tmp_path / "only.yaml").write_text("data: rows.jsonl\nprompt: Write about {{ topic }}.\nmetric: judged\n")
+    (tmp_path / "rows.jsonl").write_text('{"topic": "rain"}\n{"topic": "tea"}\n')
     judge = {"models": "j@a", "template": "rubric_1_10"}
-    benchmark = gsm8k(task="only", include=tmp_path, judge=judge)
+    only = BenchmarkSpec.model_validate({"task": "only", "include": tmp_path})
+    benchmark = load("only", only, limit=None, cache=index)
+    assert [one.question for one in benchmark.samples()] == ["Write about rain.", "Write about tea."]
+    with pytest.raises(ConfigError, match=r"benchmarks\.only: only has no metric of its own"):
+        benchmark.check_is_graded()
+    assert [
+        one.check for one in validate(benchmark, read_own(tmp_path / "only.yaml").said) if one.level == "error"
+    ] == []
+    benchmark = load(
+        "only", BenchmarkSpec.model_validate({**only.model_dump(), "judge": judge}), limit=None, cache=index
+    )
+    benchmark.check_is_graded()
     assert (benchmark.has_own_metrics, benchmark.headline) == (False, ("judge_score", "none"))
     assert gsm8k(judge=judge, headline="exact_match").has_own_metrics
     assert gsm8k(judge=judge, headline="exact_match").headline[0] == "exact_match"
