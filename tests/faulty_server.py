@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "context": None,  # tokens; more are refused
     "tokenize": True,
     "n_most": 10**9,  # of the choices that were asked for, so many are answered
+    "refuses_n": False,  # more than one choice is a bad request
     "refuses_above": None,  # more on the wire are answered with 429 at once
     "metrics": None,  # "503" or "stall": /metrics fails so
 }
@@ -164,6 +165,8 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
     if SETTINGS["refuses_above"] and ON_WIRE[-1]["now"] > SETTINGS["refuses_above"]:
         COUNTS["refused"] += 1
         return faulty({"kind": "429"})
+    if SETTINGS["refuses_n"] and body.get("n", 1) > 1:
+        return JSONResponse({"error": {"message": "n must be 1"}}, 400)
     is_chat = "messages" in body
     prompt = body["messages"][-1]["content"] if is_chat else body["prompt"]
     if isinstance(prompt, list):  # token ids, as /tokenize tells them

@@ -21,6 +21,7 @@ from eval_pipelines.errors import EvalPipelinesError
 from eval_pipelines.records import Failure, FailureKind, Request, Response, utc_now
 
 _PROGRESS_EVERY_S = 0.5
+_MAY_BE_FOR_SEVERAL = (FailureKind.REJECTED, FailureKind.UNSUPPORTED)
 # below this many failures an unlucky start is not a verdict on the endpoint
 _MIN_FAILURES_TO_STOP = 10
 
@@ -128,14 +129,18 @@ class _Run:
     _router: Router
     _interceptors: Sequence[Interceptor] = ()
     _ending: Ending = field(default_factory=Ending)
+    _refuses_several: bool = False
 
     async def work(self, client: Client, source: Iterator[batches.Batch]) -> None:
         for batch in source:
             parts = [(batch, 0)]
             while parts:
                 part, n_before = parts.pop()
+                if len(part) > 1 and self._refuses_several:
+                    parts += [((one,), n_before) for one in part]
+                    continue
                 try:
-                    responses = await self._until_final(client, part, n_before)
+                    part, responses, rest = await self._as_far_as_answered(client, part, n_before)
                 except StopAsking as stop:
                     self._stop(stop)
                     self._ending.end()
@@ -153,6 +158,20 @@ class _Run:
                 if self.report.stopped or self._budget_is_broken():
                     self._ending.end()
                     return
+                if rest:
+                    parts.append((rest, 0))
+
+    async def _as_far_as_answered(
+        self, client: Client, part: batches.Batch, n_before: int
+    ) -> tuple[batches.Batch, list[Response], batches.Batch]:
+        """What was asked with its outcomes, and the rest of a batch that the server refused for being several."""
+        responses = await self._until_final(client, part, n_before)
+        if len(part) > 1 and responses[0].failure and responses[0].failure.kind in _MAY_BE_FOR_SEVERAL:
+            alone = await self._until_final(client, part[:1], responses[0].n_attempts)
+            if alone[0].is_answer:
+                self._refuses_several = True
+                return part[:1], alone, part[1:]
+        return part, responses, ()
 
     def _stop(self, stop: StopAsking) -> None:
         """The first reason counts."""

@@ -231,7 +231,19 @@ async def test_a_batch_that_fails_is_asked_again_as_a_whole(faulty, tmp_path) ->
 async def test_a_batch_that_fails_for_good_fails_each_of_its_requests(faulty, tmp_path) -> None:
     faulty.set(faults=[{"kind": "400"}])
     report, found = await ask_all(faulty, tmp_path, questions(1, 5))
-    assert (report.n_failed, len(found), faulty.stats()["requests"]) == (5, 5, 1)
+    # once more, alone: it might have been refused for being several
+    assert (report.n_failed, len(found), faulty.stats()["requests"]) == (5, 5, 2)
+
+
+async def test_a_server_that_refuses_several_is_asked_one_by_one_and_told_once(faulty, tmp_path) -> None:
+    requests = questions(20, 5)
+    faulty.set(is_sampling=True)
+    _, alone = await ask_all(faulty, tmp_path, requests, n_per_request=1)
+    faulty.set(is_sampling=True, refuses_n=True)
+    report, found = await ask_all(faulty, tmp_path / "2", requests, endpoint={"max_in_flight": 8, "min_in_flight": 8})
+    assert {digest: one.text for digest, one in found.items()} == {digest: one.text for digest, one in alone.items()}
+    assert (report.n_answered, report.n_failed) == (100, 0)
+    assert faulty.stats()["requests"] <= 100 + 8  # whoever had begun before the first answer
 
 
 async def test_tokens_of_a_batch_are_counted_once_in_the_report(faulty, tmp_path) -> None:
