@@ -221,6 +221,8 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
 def streamed(choice: dict[str, Any], is_chat: bool, usage: dict[str, int]) -> str:
     text = choice["message"]["content"] if is_chat else choice["text"]
     pieces = [{"delta": {"content": word}} if is_chat else {"text": word} for word in re.findall(r"\s*\S+", text)]
+    thought = choice.get("message", {}).get("reasoning_content") or ""
+    pieces = [{"delta": {"reasoning_content": word}} for word in re.findall(r"\s*\S+", thought)] + pieces
     end = {**({"delta": {}} if is_chat else {"text": ""}), "finish_reason": choice["finish_reason"]}
     chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, **piece}]} for piece in (*pieces, end)]
     return "".join(

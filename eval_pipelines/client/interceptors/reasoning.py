@@ -160,6 +160,7 @@ class _Counts(Interceptor):
             "n_with_reasoning": self.n_with,
             "n_finished": self.n_with - self.n_unfinished,
             "n_unfinished": self.n_unfinished,
+            "unfinished_share": round(self.n_unfinished / self.n, 4),
         }
         return counts | {name: amount.told() for name, amount in self.amounts.items()}
 

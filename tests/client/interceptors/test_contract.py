@@ -35,6 +35,7 @@ AT_WORK: dict[str, Any] = {
     "drop_params": {"params": ["seed"]},
     "modify_tools": {"strip_properties": ["city"]},
     "payload": {"params_to_add": {"top_k": 1}},
+    "thinking": {"speaks": "vllm", "budget_tokens": 64, "completions": "leave"},
     "turn_limit": {"max_turns": 1, "remind_every": 1},
     "progress_webhook": {"url": "http://127.0.0.1:9/hook"},
 }
