@@ -57,6 +57,7 @@ async def ask(
     warehouse: WarehouseResource,
 ) -> tuple["Asked", dict[str, dg.MetadataValue]]:
     """Lease an endpoint, ask the model what is not known yet, and land it. Returns what metadata tells of the server."""
+    from eval_pipelines.client.canaries import wanted_by
     from eval_pipelines.evaluate import ask_benchmark
     from eval_pipelines.evaluation_record import evaluation_id
     from eval_pipelines.serving.scraping import Scraper
@@ -70,7 +71,12 @@ async def ask(
     async def open_endpoint() -> "AsyncIterator[Endpoint]":
         who = f"run {context.run.run_id[:8]}, {questions.name}"
         async with endpoints.lease(
-            model, needs=questions.needs, who=who, on_wait=context.log.info, chain=chain
+            model,
+            needs=questions.needs,
+            wants=wanted_by(questions.requests()),
+            who=who,
+            on_wait=context.log.info,
+            chain=chain,
         ) as endpoint:
             context.log.info(f"{model.key} answers at {endpoint.url} ({_server(endpoint)})")
             watched.append(Scraper(endpoint))

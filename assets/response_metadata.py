@@ -70,6 +70,9 @@ def of_server(endpoint: "Endpoint | None", summary: "ServerSummary | None") -> d
     told: dict[str, dg.MetadataValue] = {}
     if endpoint is None:
         return told
+    told["endpoint_offers"] = dg.MetadataValue.text(", ".join(sorted(endpoint.offers)))
+    if endpoint.lacks:
+        told["endpoint_lacks"] = dg.MetadataValue.json(dict(endpoint.lacks))
     if summary is not None:
         rows = [f"| {name} | {value:.4g} |" for name, value in summary.model_dump().items() if value is not None]
         told["server_metrics"] = dg.MetadataValue.md("\n".join(["| while it was asked | |", "|---|---|", *rows]))

@@ -18,6 +18,7 @@ from eval_pipelines.cli_answers import answers
 from eval_pipelines.cli_benchmarks import benchmarks
 from eval_pipelines.cli_export import export
 from eval_pipelines.cli_gate import gate
+from eval_pipelines.cli_probe import probe
 from eval_pipelines.cli_report import report
 from eval_pipelines.cli_scores import compare, history, leaderboard, print_leaderboard
 from eval_pipelines.cli_serving import serving
@@ -181,6 +182,7 @@ def sync(path: Path) -> None:
 for command in (leaderboard, compare, history, answers, report, export, gate):
     main.add_command(command)
 main.add_command(benchmarks)
+main.add_command(probe)
 main.add_command(serving)
 main.add_command(spent)
 

@@ -7,7 +7,9 @@ from typing import Protocol
 
 from eval_pipelines.config_prices import Price
 
-CAPABILITIES = ("chat", "completions", "echo_logprobs", "top_logprobs", "start_logprobs")
+CAPABILITIES = (
+    "chat", "completions", "echo_logprobs", "top_logprobs", "start_logprobs", "logprobs", "n", "seed", "stream", "tools",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,9 @@ class Endpoint:
         served_name: The model name the server answers to.
         offers: The CAPABILITIES that were asked for and seen to work. `top_logprobs` means that the server
             tells the best token at each position, so whether a continuation is greedy is known; `start_logprobs`
-            that the first token of a text has a log-probability, too.
+            that the first token of a text has a log-probability, too; `logprobs` that generated tokens have one;
+            `seed` that the same one draws the same answer.
+        lacks: What would have been of use and does not work there → why not.
         headers: Sent with every request. May hold a key: never printed, logged or stored.
         protocol: How it is spoken to: picks the files in client/dialects/.
         path_suffix: Ends every route; some servers answer only with a trailing slash.
@@ -113,6 +117,7 @@ class Endpoint:
     max_in_flight: int = 32
     request_timeout_s: float = 300.0
     offers: frozenset[str] = frozenset()
+    lacks: Mapping[str, str] = field(default_factory=dict)
     server_version: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     protocol: str = "openai"

@@ -38,6 +38,7 @@ DEFAULTS: dict[str, Any] = {
     "start": None,  # "own": put before each text; a text: what /tokenizer_info tells; each has a log-probability then
     "context": None,  # tokens; more are refused
     "tokenize": True,
+    "lacks": [],  # logprobs, n, seed, stream, tools: ignored where they are asked for
     "n_most": 10**9,  # of the choices that were asked for, so many are answered
     "refuses_n": False,  # more than one choice is a bad request
     "refuses_above": None,  # more on the wire are answered with 429 at once
@@ -76,9 +77,15 @@ def answer_to(prompt: str, model: str | None, seed: int | None = None) -> str:
 def choices_to(body: dict[str, Any], prompt: str) -> list[dict[str, Any]]:
     """One for each of `n`, drawn with a seed of its own; the last ones first, because nothing promises an order."""
     found: list[dict[str, Any]] = []
-    for index in range(min(body.get("n", 1), SETTINGS["n_most"])):
+    for index in range(1 if "n" in SETTINGS["lacks"] else min(body.get("n", 1), SETTINGS["n_most"])):
         text = answer_to(prompt, body.get("model"), None if body.get("seed") is None else body["seed"] + index)
         said = {"message": {"role": "assistant", "content": text}} if "messages" in body else {"text": text}
+        if "seed" in SETTINGS["lacks"] and body.get("seed") is not None:
+            said = {"message": {"role": "assistant", "content": f"{time.monotonic()}"}}
+        if body.get("logprobs") is True and "logprobs" not in SETTINGS["lacks"]:
+            said["logprobs"] = {"content": [{"token": "I", "logprob": -0.1, "top_logprobs": []}]}
+        if body.get("tools") and "tools" not in SETTINGS["lacks"]:
+            said["message"] |= {"content": None, "tool_calls": [{"type": "function", "function": {"name": "note"}}]}
         found.insert(0, {"index": index, **said, "finish_reason": "stop"})
     return found
 
@@ -213,13 +220,13 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
                 choice |= fields.get("choice", {})
                 if is_chat:
                     choice["message"] |= fields.get("message", {})
-    if body.get("stream"):
+    if body.get("stream") and "stream" not in SETTINGS["lacks"]:
         return Response(streamed(choices[0], is_chat, usage), media_type="text/event-stream")
     return JSONResponse({"choices": choices, "usage": usage})
 
 
 def streamed(choice: dict[str, Any], is_chat: bool, usage: dict[str, int]) -> str:
-    text = choice["message"]["content"] if is_chat else choice["text"]
+    text = (choice["message"]["content"] or "") if is_chat else choice["text"]
     pieces = [{"delta": {"content": word}} if is_chat else {"text": word} for word in re.findall(r"\s*\S+", text)]
     thought = choice.get("message", {}).get("reasoning_content") or ""
     pieces = [{"delta": {"reasoning_content": word}} for word in re.findall(r"\s*\S+", thought)] + pieces

@@ -4,21 +4,21 @@ A health route that answers proves little: a capability counts when one tiny req
 """
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
 from eval_pipelines.client import failures, gate, streaming
+from eval_pipelines.client.canaries import UNLIKELY, canary, likelihood, text
 from eval_pipelines.client.dialects import as_sent, dialect
-from eval_pipelines.client.exchange import post
+from eval_pipelines.client.exchange import encoded, post
 from eval_pipelines.client.interception import StopAsking
-from eval_pipelines.client.transport import Client
-from eval_pipelines.endpoint import Endpoint
+from eval_pipelines.client.transport import Client, open_client
+from eval_pipelines.endpoint import CAPABILITIES, Endpoint
 from eval_pipelines.errors import UnsupportedError
-from eval_pipelines.records import Failure, FailureKind, Request
+from eval_pipelines.records import Failure, FailureKind, Operation, Request
 
-# an unlikely text: a server that tells the best token at each position names others than these
-_UNLIKELY = (" zebra purple", " ontology seventeen of")
 _N_ATTEMPTS = 4
 
 
@@ -32,19 +32,35 @@ async def served_names(client: Client, endpoint: Endpoint) -> list[str] | None:
     return named
 
 
-async def try_capability(client: Client, endpoint: Endpoint, capability: str) -> Failure | None:
+async def try_capability(
+    client: Client, endpoint: Endpoint, capability: str, operation: Operation = "chat"
+) -> Failure | None:
     """Ask one tiny request of the capability's kind. None if it was answered, else what went wrong.
 
-    An endpoint that is merely busy gets a few attempts: refusing it would be a verdict on the moment.
+    `operation` is how texts are asked for, where the capability does not say it. An endpoint that is merely busy gets a
+    few attempts: refusing it would be a verdict on the moment.
     """
     failed = None
     for n_attempts in range(1, _N_ATTEMPTS + 1):
-        failed = await _try_once(client, endpoint, capability)
+        failed = await _try_once(client, endpoint, capability, operation)
         if failed is None or failed.kind not in failures.RETRYABLE:
             return failed
         if n_attempts < _N_ATTEMPTS:
             await asyncio.sleep(failures.Backoff().wait_s(n_attempts, None, 0.0))
     return failed
+
+
+async def try_all(endpoint: Endpoint) -> dict[str, str]:
+    """Every capability, and what its first request came to: empty if it works, else why not."""
+    found: dict[str, str] = {}
+    async with open_client(replace(endpoint, is_streamed=True)) as client:
+        endpoint = replace(endpoint, text_start=await text_start(client, endpoint))
+        for capability in CAPABILITIES:
+            operation: Operation = "completion" if found.get("chat") else "chat"
+            as_asked = replace(endpoint, is_streamed=capability == "stream")
+            failed = await try_capability(client, as_asked, capability, operation)
+            found[capability] = failed.message if failed else ""
+    return found
 
 
 async def text_start(client: Client, endpoint: Endpoint) -> str:
@@ -67,23 +83,39 @@ async def text_start(client: Client, endpoint: Endpoint) -> str:
     return found if isinstance(found, str) else ""
 
 
-async def _try_once(client: Client, endpoint: Endpoint, capability: str) -> Failure | None:
-    if capability == "start_logprobs":
-        return await _try_start(client, endpoint)
-    failed, told = await _asked(client, endpoint, _canary(capability))
-    if failed is not None:
+async def _try_once(client: Client, endpoint: Endpoint, capability: str, operation: Operation) -> Failure | None:
+    if capability in _OF_SEVERAL:
+        return await _OF_SEVERAL[capability](client, endpoint, operation)
+    asked = canary(capability, operation)
+    failed, told, reply = await _asked(client, endpoint, asked.request)
+    if failed is not None and not (capability == "tools" and reply):  # a call comes without a text
         return failed
-    if capability == "top_logprobs" and told.get("is_greedy") is not False:
-        return failures.failure(FailureKind.UNSUPPORTED, "only the chosen token's log-probability is told")
-    return None
+    try:
+        lacks = asked.lacks(told, reply)
+    except (KeyError, TypeError, IndexError, AttributeError):
+        lacks = "the reply has another shape"
+    return failures.failure(FailureKind.UNSUPPORTED, lacks) if lacks else None
 
 
-async def _try_start(client: Client, endpoint: Endpoint) -> Failure | None:
-    words = "".join(_UNLIKELY)
+async def _try_seed(client: Client, endpoint: Endpoint, operation: Operation) -> Failure | None:
+    texts = []
+    for seed in (7, 7):
+        drawn = text(operation, max_tokens=12, temperature=1.0, seed=seed)
+        failed, told, _ = await _asked(client, endpoint, drawn)
+        if failed is not None:
+            return failed
+        texts.append((told.get("text"), told.get("reasoning")))
+    if texts[0] == texts[1]:
+        return None
+    return failures.failure(FailureKind.UNSUPPORTED, "the same seed drew two different answers")
+
+
+async def _try_start(client: Client, endpoint: Endpoint, _: Operation) -> Failure | None:
+    words = "".join(UNLIKELY)
     first = words.index(" ", 1)
     values = []
     for context in ("", words[:first]):
-        failed, told = await _asked(client, endpoint, _likelihood(context, words[len(context) :]))
+        failed, told, _reply = await _asked(client, endpoint, likelihood(context, words[len(context) :]))
         if failed is not None and failed.kind not in (FailureKind.MALFORMED, FailureKind.EMPTY):
             return failed
         values.append(told.get("logprob"))
@@ -98,15 +130,20 @@ async def _try_start(client: Client, endpoint: Endpoint) -> Failure | None:
     return None
 
 
-async def _asked(client: Client, endpoint: Endpoint, request: Request) -> tuple[Failure | None, dict[str, Any]]:
-    """One attempt at a canary: what went wrong, or the Response fields of its answer."""
+_OF_SEVERAL = {"seed": _try_seed, "start_logprobs": _try_start}
+
+
+async def _asked(
+    client: Client, endpoint: Endpoint, request: Request
+) -> tuple[Failure | None, dict[str, Any], dict[str, Any]]:
+    """One attempt at a canary: what went wrong, or the Response fields of its answer; and its reply, if there is one."""
     request = as_sent(request, endpoint)
     spoken = dialect(endpoint.protocol, request.operation)
     try:
         said = spoken.body(request, endpoint.served_name)
-        body = httpx.Request("POST", endpoint.url, json=streaming.asked(spoken, request, said, endpoint))
+        body = encoded(streaming.asked(spoken, request, said, endpoint))
     except UnsupportedError as error:  # it cannot even be said: nothing is sent
-        return failures.failure(FailureKind.UNSUPPORTED, str(error)), {}
+        return failures.failure(FailureKind.UNSUPPORTED, str(error)), {}, {}
     url = f"{endpoint.url}{spoken.path(endpoint.served_name)}{endpoint.path_suffix}"
     try:
         turn = await gate.turn(client, url, request)  # waits as long as the server asked for in its last reply
@@ -115,32 +152,13 @@ async def _asked(client: Client, endpoint: Endpoint, request: Request) -> tuple[
             f"{stop} Nothing was asked, not even a first request; materializing again asks then."
         ) from None
     told: dict[str, Any] = {}
+    reply: dict[str, Any] = {}
     failed: Failure | None = None
     try:
-        told = spoken.read(request, await post(client, url, body.content, spoken))
+        reply = await post(client, url, body, spoken)
+        told = spoken.read(request, reply)
     except failures.NoAnswer as no_answer:
         failed = no_answer.failure
     finally:
         gate.over(client, turn, [told] if told else (), failed)
-    return failed, told
-
-
-def _canary(capability: str) -> Request:
-    params = {"max_tokens": 1, "temperature": 0.0}
-    if capability == "chat":
-        return Request(
-            sample_id="canary",
-            subtask="canary",
-            operation="chat",
-            messages=({"role": "user", "content": "Hi"},),
-            params=params,
-        )
-    if capability == "completions":
-        return Request(sample_id="canary", subtask="canary", operation="completion", prompt="Hi", params=params)
-    return _likelihood(*_UNLIKELY)
-
-
-def _likelihood(context: str, continuation: str) -> Request:
-    return Request(
-        sample_id="canary", subtask="canary", operation="loglikelihood", prompt=context, continuation=continuation
-    )
+    return failed, told, reply

@@ -34,6 +34,7 @@ async def lease(
     deployment: Deployment,
     *,
     needs: Collection[str],
+    wants: Collection[str] = (),
     leases: Path,
     secrets_: Mapping[str, str],
     machine: Machine | None = None,
@@ -44,6 +45,7 @@ async def lease(
 
     Args:
         needs: CAPABILITIES that were seen to work before the first request is asked.
+        wants: Others that are tried: the endpoint tells which work, and why not.
         leases: Folder in which everybody who shares servers meets.
         secrets_: Values of the environment variables that the deployment names.
         machine: Which GPUs there are, and where their use is noted.
@@ -59,7 +61,7 @@ async def lease(
     """
     backend = plugins.load("serving.backends", deployment.backend, kind="backend")
     if hasattr(backend, "bind"):
-        yield await bound(backend.bind(deployment.spec, model), deployment, needs, secrets_, leases)
+        yield await bound(backend.bind(deployment.spec, model), deployment, needs, wants, secrets_, leases)
         return
     machine = machine or Machine()
     room = Room(leases / server_id(model, deployment)).make()
@@ -69,7 +71,7 @@ async def lease(
         while True:
             has_joined = await _enter(room, backend, model, deployment, holder, machine, secrets_, on_wait)
             try:
-                endpoint = await _ready(room, backend, model, deployment, needs, stack)
+                endpoint = await _ready(room, backend, model, deployment, needs, wants, stack)
                 break
             except StartError:
                 holder.release()
@@ -151,6 +153,7 @@ async def _ready(
     model: Model,
     deployment: Deployment,
     needs: Collection[str],
+    wants: Collection[str],
     stack: AsyncExitStack,
 ) -> Endpoint:
     order = room.order()
@@ -162,7 +165,7 @@ async def _ready(
     watch = ServerWatch(room, order, client, causes=command.causes, ready_timeout_s=deployment.ready_timeout_s)
     await watch.until_healthy()
     endpoint = _endpoint(backend, order, command, model, deployment, room, watch.alive())
-    seen = await seen_to_work(endpoint, needs, where=f"the {deployment.backend} server", log=endpoint.log_path)
+    seen = await seen_to_work(endpoint, needs, wants, where=f"the {deployment.backend} server", log=endpoint.log_path)
     room.write(Ready(generation=order.generation))
     return replace(seen, watch=watch)
 

@@ -14,23 +14,48 @@ from eval_pipelines.client.transport import Client, open_client
 from eval_pipelines.config import Deployment
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import NotReadyError, ServingError, UnsupportedError, WrongModelError
-from eval_pipelines.records import FailureKind
+from eval_pipelines.records import FailureKind, Operation
 from eval_pipelines.serving.backends import Binding
 from eval_pipelines.serving.binding import bound_endpoint
 
+_CAN_ECHO = "embedded, vllm, sglang, transformers and pytriton servers can"
+_RIGHT: Mapping[str, str] = {
+    "chat": "Set `protocol: completions` of the benchmark, or use a deployment whose model has a chat template.",
+    "completions": "Set `protocol: chat` of the benchmark, if its task generates text, or use a deployment that takes "
+    "plain prompts.",
+    "echo_logprobs": f"The benchmark compares log-likelihoods of given texts: {_CAN_ECHO}, and hardly any provider. "
+    f"Or ask a task that generates its answer (`mmlu_generative` instead of `mmlu`).",
+    "top_logprobs": "The benchmark needs the best token at each position: vllm, sglang and transformers servers tell it.",
+    "start_logprobs": f"The benchmark reads whole documents: {_CAN_ECHO}.",
+}
+
 
 async def bound(
-    binding: Binding, deployment: Deployment, needs: Collection[str], secrets_: Mapping[str, str], leases: Path
+    binding: Binding,
+    deployment: Deployment,
+    needs: Collection[str],
+    wants: Collection[str],
+    secrets_: Mapping[str, str],
+    leases: Path,
 ) -> Endpoint:
     """The endpoint at addresses that someone else runs, seen to work. Raises as `seen_to_work` does."""
     endpoint = bound_endpoint(binding, deployment, secrets_, leases)
-    return await seen_to_work(endpoint, needs, where=binding.urls[0], key_env=binding.key_env)
+    return await seen_to_work(endpoint, needs, wants, where=binding.urls[0], key_env=binding.key_env)
 
 
 async def seen_to_work(
-    endpoint: Endpoint, needs: Collection[str], *, where: str, log: Path | None = None, key_env: str | None = None
+    endpoint: Endpoint,
+    needs: Collection[str],
+    wants: Collection[str] = (),
+    *,
+    where: str,
+    log: Path | None = None,
+    key_env: str | None = None,
 ) -> Endpoint:
     """The endpoint with the capabilities that were seen to work, at each of its addresses.
+
+    Args:
+        wants: Capabilities that it may lack: the endpoint says which, and why.
 
     Raises:
         WrongModelError: an address answers for another model.
@@ -50,8 +75,23 @@ async def seen_to_work(
             if isinstance(outcome, BaseException):
                 raise outcome
         told = await asyncio.gather(*(_version(client, one.url, endpoint.protocol) for one in endpoint.addresses))
+        lacks = await _lacking(client, endpoint, needs, wants)
     versions = sorted({version for version in told if version})
-    return replace(endpoint, offers=frozenset(needs), server_version=", ".join(versions) or None)
+    offers = frozenset(needs) | (frozenset(wants) - lacks.keys())
+    return replace(endpoint, offers=offers, lacks=lacks, server_version=", ".join(versions) or None)
+
+
+async def _lacking(
+    client: Client, endpoint: Endpoint, needs: Collection[str], wants: Collection[str]
+) -> dict[str, str]:
+    operation: Operation = "chat" if "chat" in needs else "completion"
+    found = {}
+    for capability in sorted({*wants} - {*needs}):
+        for one in endpoint.addresses:
+            failed = await probe.try_capability(client, replace(endpoint, url=one.url), capability, operation)
+            if failed is not None:
+                found[capability] = failed.message
+    return found
 
 
 async def _check(
@@ -87,7 +127,7 @@ async def _check(
             raise NotReadyError(f"{where} did not answer a first {capability} request: {failed.message}{seen}")
         raise UnsupportedError(
             f"{where} cannot do {capability!r}, which is needed here: {failed.message}. Nothing was asked. "
-            f"Use a deployment that can, or set `protocol` of the benchmark to what this one speaks."
+            f"{_RIGHT.get(capability, 'Use a deployment that can.')}"
         )
 
 

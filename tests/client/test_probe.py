@@ -6,6 +6,8 @@ from eval_pipelines.client import probe
 from eval_pipelines.client.failures import Backoff
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import CAPABILITIES, Endpoint
+from eval_pipelines.errors import UnsupportedError
+from eval_pipelines.serving.ready import seen_to_work
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +16,9 @@ def _quick(monkeypatch) -> None:
 
 
 async def kind_of(faulty, capability: str, **headers: str) -> str | None:
-    endpoint = Endpoint(faulty.url, "mock", "hosted", request_timeout_s=5, headers=headers)
+    endpoint = Endpoint(
+        faulty.url, "mock", "hosted", request_timeout_s=5, headers=headers, is_streamed=capability == "stream"
+    )
     async with open_client(endpoint) as client:
         failed = await probe.try_capability(client, endpoint, capability)
     return failed and failed.kind.value
@@ -24,6 +28,45 @@ async def kind_of(faulty, capability: str, **headers: str) -> str | None:
 async def test_what_works_is_seen(faulty, capability) -> None:
     faulty.set(start="own")
     assert await kind_of(faulty, capability) is None
+
+
+@pytest.mark.parametrize("capability", ["logprobs", "n", "seed", "stream", "tools"])
+async def test_a_server_that_ignores_what_it_is_asked_for_is_seen(faulty, capability) -> None:
+    faulty.set(lacks=[capability])
+    assert await kind_of(faulty, capability) == "unsupported"
+
+
+async def test_all_that_an_endpoint_can_do_is_told_and_why_it_cannot_do_the_rest(faulty) -> None:
+    faulty.set(start="own", lacks=["logprobs", "tools"], top_logprobs=False)
+    found = await probe.try_all(Endpoint(faulty.url, "mock", "hosted", request_timeout_s=5))
+    assert [*found] == [*CAPABILITIES]
+    assert {capability: why for capability, why in found.items() if why} == {
+        "top_logprobs": "only the chosen token's log-probability is told",
+        "logprobs": "the reply has no logprobs",
+        "tools": "the reply calls no tool",
+    }
+    assert faulty.stats()["requests"] == 14
+
+
+async def test_what_would_be_of_use_and_does_not_work_refuses_nobody(faulty) -> None:
+    faulty.set(lacks=["seed"])
+    endpoint = await seen_to_work(Endpoint(faulty.url, "mock", "hosted"), ["chat"], ["seed", "n"], where="it")
+    assert endpoint.offers == {"chat", "n"}
+    assert endpoint.lacks == {"seed": "the same seed drew two different answers"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed", "words"),
+    [
+        ({"echo": False}, "echo_logprobs", "mmlu_generative"),
+        ({"top_logprobs": False}, "top_logprobs", "vllm, sglang and transformers servers tell it"),
+        ({}, "start_logprobs", "text_start"),
+    ],
+)
+async def test_a_refusal_names_what_would_be_right(faulty, settings, needed, words) -> None:
+    faulty.set(**settings)
+    with pytest.raises(UnsupportedError, match=words):
+        await seen_to_work(Endpoint(faulty.url, "mock", "hosted"), [needed], where="it")
 
 
 @pytest.mark.parametrize("capability", ["echo_logprobs", "top_logprobs"])

@@ -86,6 +86,14 @@ def test_check_prints_prices_and_budgets(project) -> None:
     assert "price        mo*: prompt 0.4 (cached 0.1), completion 2 USD per million tokens\n" in told
 
 
+def test_probe_tells_what_an_endpoint_can_do(project, faulty) -> None:
+    faulty.set(start=None, lacks=["tools"])
+    told = run(project, "probe", "mock@a").stdout
+    assert "chat            yes\n" in told
+    assert "tools           no   the reply calls no tool\n" in told
+    assert json.loads(run(project, "probe", "mock@a", "--json").stdout)["start_logprobs"].startswith("the first token")
+
+
 def test_check_accepts_the_committed_example() -> None:
     told = CliRunner().invoke(main, ["--config", str(ROOT / "evals.yaml"), "config", "check"])
     assert (told.exit_code, "watched      " in told.stdout) == (0, True)
