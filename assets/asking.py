@@ -62,21 +62,15 @@ async def ask(
     from eval_pipelines.evaluation_record import evaluation_id
     from eval_pipelines.serving.scraping import Scraper
 
-    landing = warehouse.landing
-    key = evaluation_id(model, questions, way.limit)
+    landing, key = warehouse.landing, evaluation_id(model, questions, way.limit)
     cell = cell_name(questions.name, questions.judged_model)
     watched: list[Scraper] = []
 
     @asynccontextmanager
     async def open_endpoint() -> "AsyncIterator[Endpoint]":
-        who = f"run {context.run.run_id[:8]}, {questions.name}"
+        who, wants = f"run {context.run.run_id[:8]}, {questions.name}", wanted_by(questions.requests())
         async with endpoints.lease(
-            model,
-            needs=questions.needs,
-            wants=wanted_by(questions.requests()),
-            who=who,
-            on_wait=context.log.info,
-            chain=chain,
+            model, needs=questions.needs, wants=wants, who=who, on_wait=context.log.info, chain=chain
         ) as endpoint:
             context.log.info(f"{model.key} answers at {endpoint.url} ({_server(endpoint)})")
             watched.append(Scraper(endpoint))
@@ -92,8 +86,8 @@ async def ask(
         if not way.is_reusing:
             return {}
         answered = landing.answered(model.key, model.fingerprint, with_greedy="top_logprobs" in questions.needs)
-        begun = partial(landing.unfinished, model.key, cell, key)
-        return chain.reusable(answered, questions.requests(), utc_now(), begun)
+        unfinished = partial(landing.unfinished, model.key, cell, key)
+        return chain.reusable(answered, questions.requests(), utc_now(), unfinished)
 
     with AskingProgress(context, f"{model.key} {questions.name}") as progress:
         asked = await ask_benchmark(
