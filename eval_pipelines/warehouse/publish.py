@@ -111,7 +111,7 @@ def _publish(root: Path, models: "SqlProject", now: datetime, *, is_full: bool, 
         shutil.copyfile(target, aside)
     is_refreshed = plan.is_extended and former.n_files > planning.FEW_FILES and former.models_digest == models.digest
     changed = tables.TOUCHED if is_refreshed else None
-    with _database(aside) as connection:
+    with segments.kept_if_done(root / segments.FOLDER), _database(aside) as connection:
         run(connection, "BEGIN")
         if not plan.is_extended:
             tables.create(connection)
@@ -153,7 +153,7 @@ def _merge(root: Path, counted: list[segments.Segment]) -> None:
     if segments.due(counted):
         aside = root / f".pub-{uuid.uuid4().hex}.duckdb"
         shutil.copyfile(target, aside)
-        with _database(aside) as connection:
+        with segments.kept_if_done(folder), _database(aside) as connection:
             while chosen := segments.due(segments.listed(connection)):
                 segments.merge(connection, folder, chosen)
             segments.create_views(connection, folder)

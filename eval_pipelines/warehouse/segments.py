@@ -12,7 +12,8 @@ import math
 import os
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -140,11 +141,26 @@ def create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
 
 def are_there(folder: Path, counted: Iterable[Segment]) -> bool:
     """Whether all of them are: somebody may have deleted the folder, as one may with what is derived."""
+    return {segment.name for segment in counted} <= _names(folder)
+
+
+@contextmanager
+def kept_if_done(folder: Path) -> Iterator[None]:
+    """Delete the segments that were written in here if it ends in an error: nobody knows of them. Only under the lock."""
+    before = _names(folder)
     try:
-        there = {entry.name for entry in os.scandir(folder)}
+        yield
+    except BaseException:
+        for name in _names(folder) - before:
+            (folder / name).unlink(missing_ok=True)
+        raise
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return {entry.name for entry in os.scandir(folder)}
     except FileNotFoundError:
-        there = set()
-    return {segment.name for segment in counted} <= there
+        return set()
 
 
 def touch(folder: Path, superseded: Iterable[Segment]) -> None:

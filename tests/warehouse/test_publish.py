@@ -183,9 +183,10 @@ def test_a_blocking_test_keeps_the_former_publication(tmp_path: Path) -> None:
     blocked = SqlProject(packaged.folder, packaged.items, (*packaged.tests, never))
 
     with pytest.raises(WarehouseError, match=r"never\.sql found 1 rows"):
-        publish(tmp_path, models=blocked)
+        publish(tmp_path, models=blocked, is_full=True)
 
     assert query(tmp_path, "SELECT generation FROM meta") == [{"generation": 1}]
+    assert len(list((tmp_path / "published").iterdir())) == 2
 
 
 def test_two_publications_do_not_run_at_once(tmp_path: Path) -> None:
