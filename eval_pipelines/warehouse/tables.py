@@ -152,11 +152,7 @@ def _insert(connection: duckdb.DuckDBPyConnection, root: Path, kind: str, versio
     # the empty table gives columns that these files lack
     rows = f"SELECT {columns} FROM (SELECT * FROM shape_of_{kind} UNION ALL BY NAME {landed})"
     given = [[segments.literal(path) for path in paths]]
-    keys = (
-        ["evaluation_id", "run_id", "model_key", "benchmark"]
-        if kind != "samples"
-        else ["NULL", "NULL", "NULL", "benchmark"]
-    )
+    keys = [name if name in SHAPES[kind] else "NULL" for name in ("evaluation_id", "run_id", "model_key", "benchmark")]
     if kind in segments.ORDER:
         new = segments.write(connection, root / segments.FOLDER, kind, rows, given)
         source = (
