@@ -181,3 +181,18 @@ def test_what_a_test_found_is_found_again_until_it_is_mended(tmp_path: Path) -> 
     lost.write_bytes(kept)
     noticed.announced_by(tmp_path / "landing")(lost.with_name("gone"))
     assert failing() == []
+
+
+def test_what_belongs_to_no_evaluation_is_published_too(tmp_path: Path) -> None:
+    land(tmp_path, evaluation())
+    publish.publish(tmp_path, models=MODELS)
+    row = {
+        "gate": "release", "run_id": "r", "model_key": "tiny@step-100", "family": "tiny", "revision": "step-100",
+        "benchmark": "", "verdict": "GO", "reason": "within", "significance": 0.05, "policy": "{}", "evidence": "e",
+        "recorded_at": at(9),
+    }  # fmt: skip
+    Landing(tmp_path).land_gate_verdict("release", "tiny@step-100", "r", [row])
+
+    assert publish.publish(tmp_path, models=MODELS).n_new_files == 1
+    assert query(tmp_path, "SELECT gate, verdict FROM gates") == [{"gate": "release", "verdict": "GO"}]
+    assert len(query(tmp_path, "FROM leaderboard")) == 1
