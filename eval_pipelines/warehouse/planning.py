@@ -12,8 +12,7 @@ from eval_pipelines.warehouse import noticed, segments, tables
 from eval_pipelines.warehouse.read import open_published, published_path
 from eval_pipelines.warehouse.tables import LandedFile, run
 
-# So few landed files are all looked at each time, and all tables made anew; of more, only what is new, and all are looked
-# at once a day.
+# So few landed files are all looked at each time; of more, those that writers left a note for, and all once a day.
 FEW_FILES: Final = 5_000
 WALK_EVERY: Final = timedelta(hours=24)
 

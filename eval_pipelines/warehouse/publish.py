@@ -109,7 +109,7 @@ def _publish(root: Path, models: "SqlProject", now: datetime, *, is_full: bool, 
     plan = planning.plan(root, former, now, is_full=is_full)
     if plan.is_extended:
         shutil.copyfile(target, aside)
-    is_refreshed = plan.is_extended and former.n_files > planning.FEW_FILES and former.models_digest == models.digest
+    is_refreshed = plan.is_extended and former.models_digest == models.digest
     changed = tables.TOUCHED if is_refreshed else None
     with segments.kept_if_done(root / segments.FOLDER), _database(aside) as connection:
         run(connection, "BEGIN")
