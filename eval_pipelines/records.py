@@ -176,7 +176,7 @@ class Score(Record):
     extracted: str | None = Field(default=None, description="What the filter took from the answer.")
     ungraded_reason: str | None = None
     is_truncated: bool | None = Field(
-        default=None, description="The answer was cut at its length limit. None: no answer, or no text."
+        default=None, description="The answer was cut at its length limit. None: no text, or nobody said."
     )
     is_refused: bool | None = Field(
         default=None, description="The answer looks like a refusal; never changes the verdict. None as above."

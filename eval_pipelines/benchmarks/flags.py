@@ -35,7 +35,7 @@ _MARKUP = " \t\r\n\"'*_>#-"
 
 
 class Flags(NamedTuple):
-    """Of all answers to one sample: True if one of them is so; None where there is no text to look at."""
+    """Of all answers to one sample: True if one of them is so; None where there is no text, or nobody said how it ended."""
 
     is_truncated: bool | None
     is_refused: bool | None
@@ -43,18 +43,15 @@ class Flags(NamedTuple):
 
 def flags_of(responses: Iterable[Response | None]) -> Flags:
     """Of one sample. A failure of the content filter is a refusal, too."""
-    texts = False
-    is_truncated = is_refused = is_filtered = False
-    for response in responses:
-        if response is None:
-            continue
-        if response.text is not None:
-            texts = True
-            is_truncated |= response.finish_reason == "length"
-            is_refused |= response.finish_reason == "content_filter" or looks_refused(response.text)
-        elif response.failure is not None:
-            is_filtered |= response.failure.kind is FailureKind.CONTENT_FILTER
-    return Flags(is_truncated if texts else None, is_refused or is_filtered if texts or is_filtered else None)
+    given = [response for response in responses if response is not None]
+    texts = [response for response in given if response.text is not None]
+    is_filtered = any(one.failure is not None and one.failure.kind is FailureKind.CONTENT_FILTER for one in given)
+    if not texts:
+        return Flags(None, True if is_filtered else None)
+    ends = {response.finish_reason for response in texts}
+    is_truncated = True if "length" in ends else None if None in ends else False
+    is_refused = is_filtered or "content_filter" in ends or any(looks_refused(one.text or "") for one in texts)
+    return Flags(is_truncated, is_refused)
 
 
 def looks_refused(text: str) -> bool:

@@ -59,3 +59,8 @@ def test_a_failure_of_the_content_filter_is_a_refusal_without_text() -> None:
 def test_without_a_text_nothing_is_told() -> None:
     lost = response(failure=Failure(kind=FailureKind.TIMEOUT, message="no"))
     assert flags_of([response(logprob=-1.0), lost, None]) == Flags(None, None)
+
+
+def test_a_server_that_does_not_say_how_an_answer_ended_leaves_it_open() -> None:
+    assert flags_of([response("4")]) == Flags(None, False)
+    assert flags_of([response("4"), response("It", finish_reason="length")]) == Flags(True, False)

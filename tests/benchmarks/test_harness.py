@@ -63,7 +63,6 @@ def test_gsm8k_gives_its_gold_answers_full_marks(gsm8k, say, protocol, operation
         ("exact_match", "flexible-extract"): 1.0,
         ("unparseable_share", "strict-match"): 0.0,
         ("unparseable_share", "flexible-extract"): 0.0,
-        ("truncated_share", "none"): 0.0,
         ("refused_share", "none"): 0.0,
     }
 

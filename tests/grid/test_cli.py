@@ -185,6 +185,10 @@ def test_evaluate_as_json_prints_json_only(project, evaluate) -> None:
     assert {(m["metric"], m["filter"], m["n"], m["coverage"]) for m in told["metrics"]} == {
         ("exact_match", "strict-match", 4, 1.0),
         ("exact_match", "flexible-extract", 4, 1.0),
+        ("unparseable_share", "strict-match", 4, 1.0),
+        ("unparseable_share", "flexible-extract", 4, 1.0),
+        ("truncated_share", "none", 4, 1.0),
+        ("refused_share", "none", 4, 1.0),
     }
 
 
@@ -313,4 +317,4 @@ def test_evaluate_shows_the_cell_also_when_another_run_graded_it_again_at_the_sa
         project.start("evaluate", "--model", "mock@a", "--benchmark", "gsm8k", "--limit", "4", "--json") as other,
     ):
         told = [json.loads(process.communicate(timeout=120)[0]) for process in (one, other)]
-    assert [len(each["metrics"]) for each in told] == [2, 2]
+    assert [len(each["metrics"]) for each in told] == [6, 6]
