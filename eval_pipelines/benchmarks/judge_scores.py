@@ -57,7 +57,9 @@ class Graded:
     judged_by: str | None = None
 
     def beside(self, scores: list[Score], metrics: list[Metric]) -> "Graded":
-        """With what the task itself makes of the answers."""
+        """With what the task itself makes of the answers. There is one headline: the judges', if theirs is one."""
+        if any(one.is_headline for one in self.metrics):
+            metrics = [one.model_copy(update={"is_headline": False}) for one in metrics]
         return replace(self, scores=[*scores, *self.scores], metrics=[*metrics, *self.metrics])
 
 

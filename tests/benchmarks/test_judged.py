@@ -120,6 +120,24 @@ def test_a_comparison_needs_both_answers_and_both_orders(judging_of, say) -> Non
     assert (consistency.value, consistency.n, consistency.n_asked) == (1.0, 1, 2)
 
 
+@pytest.mark.parametrize("headline", [None, "exact_match"])
+def test_a_benchmark_with_judges_has_one_headline(gsm8k, say, tmp_path, index, headline) -> None:
+    (tmp_path / "own.yaml").write_text("data: rows.jsonl\nprompt: Say {{ word }}.\ntarget: '{{ word }}'\n")
+    (tmp_path / "rows.jsonl").write_text('{"word": "rain"}\n{"word": "tea"}\n')
+    judge = {"models": "j@a", "template": "correctness"}
+    own = {"task": "own", "include": tmp_path, "judge": judge, "headline": headline}
+    benchmark = load("own", BenchmarkSpec.model_validate(own), limit=None, cache=index)
+    responses = {one.digest: say(one, "rain") for one in benchmark.requests()}
+    judging = Judging(
+        benchmark.spec, benchmark.spec.judge, answers_of(benchmark, Chain(), responses), evaluation("mock@a"), None
+    )
+    said = {one.digest: say(one, RIGHT) for one in judging.requests()}
+    graded = grade_judged([Judge(evaluation("j@a"), judging, said)], benchmark.headline)
+    metrics = graded.beside(*benchmark.grade(responses)).metrics
+    found = [(one.metric, one.value) for one in metrics if one.is_headline]
+    assert found == ([("exact_match", 0.5)] if headline else [("judge_score", 1.0)])
+
+
 def test_other_judges_or_rules_are_another_version(judging_of) -> None:
     judging = judging_of(["2"])
     regraded = judging_of(["2"], labels={"CORRECT": 1, "INCORRECT": 0.5})
