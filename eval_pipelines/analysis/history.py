@@ -14,13 +14,18 @@ if TYPE_CHECKING:
 _CELL = ("evaluation_id", "run_id", "score_version", "metric", "filter")
 
 
-def course(connection: "duckdb.DuckDBPyConnection", family: str, benchmark: str) -> list[Row]:
+def course(
+    connection: "duckdb.DuckDBPyConnection", family: str, benchmark: str, *, n_compared: int | None = None
+) -> list[Row]:
     """The comparable numbers of a family, by training step (revisions without one last, by when they were asked).
 
     Columns: model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked,
     coverage, higher_is_better, evaluated_at, recorded_at; and against the checkpoint before, on the same questions:
     change, change_low, change_high (in the metric's unit, 95 %), p_value, verdict (`better`, `worse`, `inconclusive`);
     null where there is none before.
+
+    Args:
+        n_compared: Compare only so many of the last checkpoints, because each takes the verdicts on all questions.
 
     Raises:
         UnknownNameError: a family or benchmark that the record does not know.
@@ -37,7 +42,11 @@ def course(connection: "duckdb.DuckDBPyConnection", family: str, benchmark: str)
     before: dict[str, float] = {}
     # the leaderboard holds one version of the benchmark
     groups = clusters(connection, benchmark, rows[0]["ask_version"]) if rows else {}
-    for row in rows:
+    first = 0 if n_compared is None else max(0, len(rows) - n_compared - 1)
+    for i, row in enumerate(rows):
+        if i < first:
+            row |= dict.fromkeys(("change", "change_low", "change_high", "p_value", "verdict"))
+            continue
         now = verdicts(connection, [row[name] for name in _CELL])
         found = compare(before, now, clusters=groups, higher_is_better=row["higher_is_better"])
         row["change"] = found.difference if found.n else None

@@ -73,6 +73,7 @@ def test_what_a_server_wrote_is_shown_as_text(record) -> None:
 def test_training_progress_says_where_it_got_worse(record) -> None:
     [(page, html)] = make(record, "training_progress", Options(families=("atlas-1b",)))
     assert [said[:50] for said in page.findings] == ["gsm8k: step-02500 is worse than step-02000: −0.300"]  # noqa: RUF001
+    assert page.findings[0].endswith("It stays so when corrected (Holm) for 3 benchmarks.")
     assert html.count('class="worse small strong"') == 1
     assert "word_perplexity, n = 20, lower is better" in Contents(html).text
 
@@ -82,6 +83,15 @@ def test_a_family_of_one_checkpoint_has_no_progress_unless_it_is_asked_for(recor
     [(page, html)] = make(record, "training_progress", Options(families=("borealis-8b",)))
     assert "hollow" in html  # not every question was answered
     assert page.findings == ()
+
+
+def test_of_very_many_checkpoints_the_last_are_told_and_all_are_drawn(record, monkeypatch) -> None:
+    monkeypatch.setattr("eval_pipelines.reports.training_progress._N_TOLD", 2)
+    [(page, html)] = make(record, "training_progress")
+    assert html.count('class="dot"') == 6 + 6 + 4
+    assert "The last 2; 4 earlier ones are in the picture only." in Contents(html).text
+    assert html.count("step-02000") < html.count("step-02500")
+    assert len(page.findings) == 1  # 2500 is worse than 2000, which is not in the table
 
 
 def test_the_heat_map_has_every_cell_with_its_interval_and_tells_what_is_missing(record) -> None:
@@ -252,5 +262,5 @@ def test_the_record_of_the_tests_is_read_only(record) -> None:
     """A test that writes into the shared record would make the others depend on it."""
     with closing(open(record / "scores.duckdb", "rb")) as file:
         assert file.read(12)[8:12] == b"DUCK"
-    assert {path.name for path in record.iterdir()} <= {"landing", "scores.duckdb", ".publish.lock"}
+    assert {path.name for path in record.iterdir()} <= {"landing", "published", "scores.duckdb", ".publish.lock"}
     assert len(list(itertools.islice(record.rglob("*.parquet"), 10))) == 10
