@@ -12,6 +12,7 @@ from eval_pipelines.benchmarks.scaffold import Kind, add_entry, write_new
 from eval_pipelines.cli_output import Output, note, output_options
 from eval_pipelines.config import BenchmarkSpec, Config, load_config
 from eval_pipelines.config_reader import OWN_BENCHMARKS
+from eval_pipelines.errors import DataError, UnsupportedError
 from eval_pipelines.formats import Column, one_line
 
 if TYPE_CHECKING:
@@ -105,7 +106,12 @@ def show(path: Path, name: str, is_loaded: bool | None, as_json: bool) -> None:
     leaves = catalog.leaves(spec.task)
     facts = static_facts(name, spec, catalog.entry(spec.task), leaves)
     if is_loaded or (is_loaded is None and is_local(spec, leaves)):
-        facts |= loaded_facts(_load(name, spec, config, limit=1))
+        try:
+            facts |= loaded_facts(_load(name, spec, config, limit=1))
+        except (DataError, UnsupportedError) as error:
+            if is_loaded:
+                raise
+            facts["samples"] = f"not read: {error}"
     elif not as_json:
         facts["samples"] = "not read: its data is not on this machine; --load fetches it"
     if as_json:
@@ -223,7 +229,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "kind": entry.kind,
-        "asked": _ASKED.get(about.get("output_type", ""), "choice" if "choice" in str(about.get("metrics")) else None),
+        "asked": _ASKED.get(about.get("output_type", "")),
         "refused": about.get("refused"),
         "num_fewshot": about.get("num_fewshot"),
         "metrics": about.get("metrics") or [],

@@ -46,7 +46,7 @@ def is_local(spec: BenchmarkSpec, leaves: list[Leaf]) -> bool:
 def _has_own_rows(entry: Entry) -> bool:
     if entry.kind == "own" and entry.path is not None:
         return read_own(entry.path).source.hub is None
-    return entry.origin == "eval-pipelines"
+    return entry.origin == "eval-pipelines" and "custom_dataset" in written(entry)
 
 
 def loaded_facts(benchmark: Benchmark) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import yaml
 
 from eval_pipelines.keys import digest
 
-_FORMAT = 1
+# raised when rows hold something else
+_FORMAT = 2
 _IGNORED = {"__pycache__", ".ipynb_checkpoints"}
 
 
@@ -144,7 +145,21 @@ def _about(written: dict[str, Any]) -> dict[str, Any]:
         "description": written.get("description") if "prompt" in written else None,
         "refused": why_refused(written),
     }
+    if "prompt" in written:
+        said |= _about_own(written)
     return {key: value for key, value in said.items() if value not in (None, "", [])}
+
+
+def _about_own(written: dict[str, Any]) -> dict[str, Any]:
+    if "score" in written:
+        return {"output_type": "generate_until", "metrics": ["score"]}
+    metric = written.get("metric", "exact_match")
+    names = [
+        next(iter(one), "") if isinstance(one, dict) else one
+        for one in (metric if isinstance(metric, list) else [metric])
+    ]
+    kind = "multiple_choice" if "choice" in names else "generate_until"
+    return {"output_type": kind, "metrics": [str(name) for name in names], "num_fewshot": written.get("num_fewshot", 0)}
 
 
 def read_constants(path: Path) -> dict[str, Any]:

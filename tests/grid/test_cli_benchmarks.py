@@ -44,6 +44,8 @@ def run(tmp_path: Path, index: Path) -> Callable[..., Result]:
 
 def test_what_is_declared_and_what_is_ones_own_is_listed(run) -> None:
     run("new", "mine")
+    own = next(one for one in json.loads(run("ls", "--format", "json").output) if one.get("name") == "mine")
+    assert (own["asked"], own["metrics"], own["data"]) == ("text", ["includes", "exact_match"], "mine.jsonl")
     done = run("ls")
     assert done.exit_code == 0, done.output
     assert [line.split()[0] for line in done.output.splitlines() if line.startswith(("sums", "mine"))] == [
@@ -101,6 +103,13 @@ def test_a_benchmark_that_is_not_sound_ends_with_1_and_says_what_to_do(run, tmp_
     assert done.exit_code == 1
     assert "error  gold: 4 of 4 gold answers do not score 1.0" in done.output
     assert "mend `extract`, `metric` or `target`" in done.output
+
+
+def test_a_benchmark_whose_data_cannot_be_read_is_shown_with_the_reason(run, tmp_path) -> None:
+    (tmp_path / "sums.jsonl").unlink()
+    told = json.loads(run("show", "sums", "--json").output)
+    assert (told["filters"], "there is no file" in told["samples"]) == (["strict-match", "flexible-extract"], True)
+    assert run("show", "sums", "--load").exit_code == 2
 
 
 def test_a_name_that_nothing_bears_is_told_its_neighbour(run) -> None:
