@@ -110,7 +110,8 @@ verdicts AS (
     FROM scores
     SEMI JOIN cells
         USING (model_key, benchmark, evaluation_id, run_id, score_version, score_run_id, recorded_at, metric, filter)
-    WHERE value IS NOT NULL
+    -- of two named models, theirs alone are read
+    WHERE value IS NOT NULL AND (model_a IS NULL OR model_b IS NULL OR model_key IN (model_a, model_b))
 ),
 
 groups AS (

@@ -12,5 +12,5 @@
 --          them apart · test: mcnemar, t or clustered_t · min_detectable: smallest true difference that 80 % of such
 --          comparisons find · verdict: of the checkpoint: better, worse (5 %, one test each) or inconclusive ·
 --          ask_version, score_version: of the benchmark
--- Reader   "did training make it better"; a view over the verdicts: name a model_b
+-- Reader   "did training make it better"; a view that reads the verdicts of all models: of two, compare(a, b) is faster
 SELECT * FROM compare()
