@@ -175,7 +175,7 @@ def evaluate(project) -> Callable[..., Any]:
 def test_evaluate_on_a_pipe_prints_a_table_with_coverage_and_no_colour_codes(project) -> None:
     done = project.run("evaluate", "--model", "mock@a", "--benchmark", "gsm8k", "--limit", "4")
     assert (done.returncode, ESCAPE.findall(done.stdout + done.stderr)) == (0, [])
-    (row,) = [line for line in done.stdout.splitlines() if "flexible-extract" in line]
+    (row,) = [line for line in done.stdout.splitlines() if "exact_match,flexible-extract" in line]
     assert re.search(r"gsm8k .* exact_match,flexible-extract \* .* 0\.\d{3} \(.* to .*\) .* 4/4 .* 100\.0%", row)
 
 
