@@ -115,6 +115,8 @@ def _write(root: Path, kind: str, cell: str, name: str, n: int, given: Mapping[s
     from eval_pipelines.warehouse.files import write_new
 
     schema = arrow_schema(kind)
+    if kind == "samples" and (root / "landing" / kind / cell / f"{name}.parquet").exists():
+        return
     columns = []
     for field in schema:
         value = given.get(field.name)
