@@ -97,7 +97,7 @@ def publish(
                 return _publish(root, models, now or utc_now(), is_full=is_full, started=started)
             finally:
                 _remove_litter(root)
-    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+    except (OSError, duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException) as error:
         raise write_failed(published_path(root), error) from error
 
 
