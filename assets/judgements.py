@@ -17,7 +17,7 @@ from assets.partitions import models
 from assets.response_metadata import asked_in_words
 from assets.scores import in_words
 from eval_pipelines.config import BenchmarkSpec, JudgeSpec
-from eval_pipelines.config_prices import in_words as price_in_words
+from eval_pipelines.config.prices import in_words as price_in_words
 from eval_pipelines.errors import ConfigError, FailureBudgetError, ServingError
 from resources.benchmarks import BenchmarksResource
 from resources.endpoints import EndpointsResource

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets import course_plot
-from eval_pipelines.config_prices import in_words
+from eval_pipelines.config.prices import in_words
 from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from eval_pipelines.config_prices import Price
+from eval_pipelines.config.prices import Price
 
 CAPABILITIES = (
     "chat", "completions", "echo_logprobs", "top_logprobs", "start_logprobs", "logprobs", "n", "seed", "stream", "tools",

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from eval_pipelines.client.report import AskReport
 from eval_pipelines.config import BenchmarkSpec, InterceptorEntry
-from eval_pipelines.config_prices import UNITS
+from eval_pipelines.config.prices import UNITS
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.keys import digest
 from eval_pipelines.models import Model

@@ -27,7 +27,7 @@ from eval_pipelines.client.spent import (
     spent_in,
     told_of,
 )
-from eval_pipelines.config_prices import UNITS, Price, in_words
+from eval_pipelines.config.prices import UNITS, Price, in_words
 from eval_pipelines.endpoint import DailyBudget, Endpoint
 from eval_pipelines.errors import ConfigError, SpendingLimitError
 from eval_pipelines.records import Failure, Request

@@ -19,7 +19,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from eval_pipelines.cli import main
-from eval_pipelines.cli_scores import sparkline
+from eval_pipelines.cli.scores import sparkline
 from tests.published_record import BOREALIS, LONG
 
 GOOD, BAD = "atlas-1b@step-02000", "atlas-1b@step-02500"

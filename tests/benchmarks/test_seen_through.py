@@ -3,7 +3,7 @@
 from typing import Any
 
 from eval_pipelines.client.chain import Chain
-from eval_pipelines.config_specs import ModelEntry
+from eval_pipelines.config.specs import ModelEntry
 
 
 def chain(*listed: Any) -> Chain:

@@ -8,7 +8,7 @@ from eval_pipelines.client.chain import Chain
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.interception import Context
 from eval_pipelines.client.journal import Journal
-from eval_pipelines.config_specs import ModelEntry
+from eval_pipelines.config.specs import ModelEntry
 from eval_pipelines.endpoint import Endpoint
 
 LISTED = [{"thinking": {"speaks": "vllm", "budget_tokens": 40}}, "reasoning"]

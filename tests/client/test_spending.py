@@ -19,7 +19,7 @@ from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.spending import BudgetIsUsed, Spending
 from eval_pipelines.client.spent import Amount, Reservation, Spent, begin_day, count, lacking, settle, spent_today
 from eval_pipelines.client.transport import open_client
-from eval_pipelines.config_prices import UNITS, Price
+from eval_pipelines.config.prices import UNITS, Price
 from eval_pipelines.endpoint import DailyBudget, Endpoint
 from eval_pipelines.errors import ConfigError, SpendingLimitError
 from eval_pipelines.records import Failure, FailureKind, Request

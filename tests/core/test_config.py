@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from eval_pipelines import plugins
 from eval_pipelines.config import Config, load_config
-from eval_pipelines.config_schema import config_schema
+from eval_pipelines.config.schema import config_schema
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 pytestmark = pytest.mark.unit

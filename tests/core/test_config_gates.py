@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from eval_pipelines.config import Config
-from eval_pipelines.config_gates import Gate, GateLimits
+from eval_pipelines.config.gates import Gate, GateLimits
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 pytestmark = pytest.mark.unit

@@ -8,8 +8,8 @@ import pytest
 
 from eval_pipelines import plugins
 from eval_pipelines.config import BenchmarkSpec, Config
-from eval_pipelines.config_interceptors import FOLDER
-from eval_pipelines.config_schema import config_schema
+from eval_pipelines.config.interceptors import FOLDER
+from eval_pipelines.config.schema import config_schema
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import interceptors_of, resolve

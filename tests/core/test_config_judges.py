@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from eval_pipelines.config import BenchmarkSpec, Config
-from eval_pipelines.config_judges import template, template_names
-from eval_pipelines.config_schema import config_schema
+from eval_pipelines.config.judges import template, template_names
+from eval_pipelines.config.schema import config_schema
 from eval_pipelines.errors import ConfigError
 
 pytestmark = pytest.mark.unit

@@ -15,7 +15,7 @@ from eval_pipelines.client.failures import Backoff
 from eval_pipelines.client.interception import Attempt, Interceptor, StopAsking
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.config import BenchmarkSpec, ModelEntry
-from eval_pipelines.config_prices import Price
+from eval_pipelines.config.prices import Price
 from eval_pipelines.endpoint import DailyBudget, Endpoint
 from eval_pipelines.errors import AskingStoppedError, FailureBudgetError, SpendingLimitError, WarehouseError
 from eval_pipelines.evaluate import Asked, ask_benchmark, journal_of

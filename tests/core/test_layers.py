@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
 from eval_pipelines import plugins
-from eval_pipelines.config_deployments import DeploymentFields
+from eval_pipelines.config.deployments import DeploymentFields
 from eval_pipelines.layouts import LAYOUTS
 
 pytestmark = pytest.mark.unit
@@ -19,12 +19,10 @@ PACKAGES = ("eval_pipelines", "resources", "assets", "sensors", "dbt_like_sql")
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # files of the core's folder that bind it to Dagster or to a terminal
-SWITCHBOARD = {"definitions", "cells", "demo", "home"} | {
-    path.stem for path in (ROOT / "eval_pipelines").glob("cli*.py")
-}
+SWITCHBOARD = {"definitions", "cli", "cells", "demo", "home"}
 # programs that run in environments of their own: their own environment variables, and no room but the embedded one
 OWN_PROCESS = ("eval_pipelines/embedded/", "eval_pipelines/serving/servers/")
-READS_ENVIRONMENT = {f"eval_pipelines/{name}.py" for name in SWITCHBOARD} | {"eval_pipelines/serving/guard.py"}
+READS_ENVIRONMENT = {"eval_pipelines/serving/guard.py"}
 SHARED = {
     "records",
     "judgements",
@@ -37,55 +35,17 @@ SHARED = {
     "layouts",
     "container_spec",
 }
-ARROWS = {
+ARROWS: dict[str, set[str]] = {
+    "config": {"scoring"},
     "analysis": {"formats", "scoring", "warehouse"},
     "benchmarks": {"scoring"},
     "evaluate": {"benchmarks", "client", "evaluation_record", "scoring", "stopping"},
-    "evaluation_record": {"benchmarks", "client", "config_prices"},
+    "evaluation_record": {"benchmarks", "client"},
     "stopping": {"evaluation_record", "scoring"},
-    "client": {"config_prices"},
     "serving": {"client"},
     "exporters": {"analysis", "warehouse"},
     "leaderboard": {"scoring", "warehouse"},
     "reports": {"analysis", "formats", "warehouse"},
-    "config": {
-        "config_gates",
-        "config_source",
-        "config_specs",
-        "config_deployments",
-        "config_interceptors",
-        "config_judges",
-        "config_prices",
-        "config_reader",
-        "config_store",
-        "config_stopping",
-    },
-    "config_reader": {
-        "config_gates",
-        "config_source",
-        "config_specs",
-        "config_deployments",
-        "config_interceptors",
-        "config_stopping",
-        "config_prices",
-        "config_store",
-    },
-    "config_store": {"config_source", "config_specs"},
-    "config_interceptors": {"config_source"},
-    "config_specs": {"config_interceptors", "config_judges", "config_stopping"},
-    "config_gates": {"config_source", "config_specs", "scoring"},
-    "config_deployments": {"config_specs", "config_prices"},
-    "config_prices": {"config_source", "config_specs"},
-    "config_schema": {
-        "config_gates",
-        "config_specs",
-        "config_deployments",
-        "config_interceptors",
-        "config_stopping",
-        "config_prices",
-        "config_store",
-    },
-    "endpoint": {"config_prices"},
     "container_spec": {"serving"},
     "models": {"checkpoints", "checkpoint_files"},
     "checkpoints": {"checkpoint_files", "fingerprints"},
@@ -162,7 +122,7 @@ def environment_breaches(root: Path) -> list[str]:
     found = []
     for name, tree in sources(root):
         in_own_process = name.startswith(OWN_PROCESS)
-        if not name.startswith("eval_pipelines/") or in_own_process or name in READS_ENVIRONMENT:
+        if not is_core(name) or in_own_process or name in READS_ENVIRONMENT:
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute) and node.attr in ("environ", "environb", "getenv", "expandvars"):

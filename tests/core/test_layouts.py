@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from eval_pipelines.checkpoint_files import check_whole
 from eval_pipelines.cli import main
 from eval_pipelines.config import Config
-from eval_pipelines.config_schema import config_schema
+from eval_pipelines.config.schema import config_schema
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.layouts import conversion, in_words, layout

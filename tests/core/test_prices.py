@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eval_pipelines.config import Config
-from eval_pipelines.config_prices import CURRENCIES, UNITS, Price, Prices, in_words
+from eval_pipelines.config.prices import CURRENCIES, UNITS, Price, Prices, in_words
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.serving.backends import Binding
 from eval_pipelines.serving.binding import bound_endpoint

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from eval_pipelines.client.spent import spent_today
-from eval_pipelines.config_prices import in_words
+from eval_pipelines.config.prices import in_words
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from eval_pipelines.client.interception import Context
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.report import AskReport
 from eval_pipelines.config import InterceptorEntry
-from eval_pipelines.config_specs import ModelEntry
+from eval_pipelines.config.specs import ModelEntry
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.records import Request, Response
 

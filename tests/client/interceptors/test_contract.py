@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from eval_pipelines import plugins
 from eval_pipelines.client.chain import Chain
-from eval_pipelines.config_interceptors import FOLDER, STAGES
+from eval_pipelines.config.interceptors import FOLDER, STAGES
 from eval_pipelines.records import Request
 
 pytestmark = pytest.mark.unit

@@ -8,8 +8,8 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from eval_pipelines.config_source import near_miss
-from eval_pipelines.config_specs import SpecRecord
+from eval_pipelines.config.source import near_miss
+from eval_pipelines.config.specs import SpecRecord
 
 UNITS = 10**12
 _UNITS_PER_TOKEN = UNITS // 10**6  # of a price per million tokens

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from eval_pipelines import formats, plugins
-from eval_pipelines.cli_output import Output, columns_of
+from eval_pipelines.cli.output import Output, columns_of
 from eval_pipelines.config import load_config
 from eval_pipelines.errors import ConfigError, UnknownNameError
 

@@ -78,7 +78,7 @@ def _judged(config: Config, model_key: str, names: tuple[str, ...], baseline: st
 
 def _print(verdict: "GateVerdict", *, as_markdown: bool) -> None:
     from eval_pipelines.analysis import gate_table
-    from eval_pipelines.cli_output import terminal_width
+    from eval_pipelines.cli.output import terminal_width
     from eval_pipelines.formats import to_table
 
     if as_markdown:

@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self, TypeVar
 
-from eval_pipelines.config_deployments import Deployment, Machine
-from eval_pipelines.config_gates import RELATIVE_BASELINES, BenchmarkPolicy, Gate
-from eval_pipelines.config_interceptors import InterceptorEntry, report_mistaken_chains
-from eval_pipelines.config_judges import JudgeRules, JudgeSpec
-from eval_pipelines.config_prices import Prices
-from eval_pipelines.config_reader import Reader
-from eval_pipelines.config_source import Source
-from eval_pipelines.config_specs import BenchmarkSpec, DataSource, ModelEntry, SpecRecord, WatchedRoot
-from eval_pipelines.config_stopping import StopEarly
-from eval_pipelines.config_store import ConfiguredStore
+from eval_pipelines.config.deployments import Deployment, Machine
+from eval_pipelines.config.gates import RELATIVE_BASELINES, BenchmarkPolicy, Gate
+from eval_pipelines.config.interceptors import InterceptorEntry, report_mistaken_chains
+from eval_pipelines.config.judges import JudgeRules, JudgeSpec
+from eval_pipelines.config.prices import Prices
+from eval_pipelines.config.reader import Reader
+from eval_pipelines.config.source import Source
+from eval_pipelines.config.specs import BenchmarkSpec, DataSource, ModelEntry, SpecRecord, WatchedRoot
+from eval_pipelines.config.stopping import StopEarly
+from eval_pipelines.config.store import ConfiguredStore
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 __all__ = [

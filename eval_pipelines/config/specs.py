@@ -17,9 +17,9 @@ from pydantic import (
     model_validator,
 )
 
-from eval_pipelines.config_interceptors import ASKING, Interceptors
-from eval_pipelines.config_judges import JudgeSpec
-from eval_pipelines.config_stopping import StopEarly
+from eval_pipelines.config.interceptors import ASKING, Interceptors
+from eval_pipelines.config.judges import JudgeSpec
+from eval_pipelines.config.stopping import StopEarly
 from eval_pipelines.errors import ModelKeyError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Record

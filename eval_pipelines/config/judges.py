@@ -17,7 +17,7 @@ from eval_pipelines.errors import ConfigError, UnknownNameError
 from eval_pipelines.keys import digest
 from eval_pipelines.records import Record
 
-FOLDER: Final = Path(__file__).parent / "benchmarks" / "judging"
+FOLDER: Final = Path(__file__).parents[1] / "benchmarks" / "judging"
 Kind = Literal["rubric", "pairwise"]
 Aggregate = Literal["majority", "mean"]
 # what a prompt may name, by kind

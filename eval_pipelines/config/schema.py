@@ -5,12 +5,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from eval_pipelines import plugins
-from eval_pipelines.config_deployments import DeploymentFields, Machine
-from eval_pipelines.config_gates import Gate
-from eval_pipelines.config_interceptors import schema_of_interceptors
-from eval_pipelines.config_prices import Prices
-from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, WatchedRoot
-from eval_pipelines.config_store import schema_of_stores
+from eval_pipelines.config.deployments import DeploymentFields, Machine
+from eval_pipelines.config.gates import Gate
+from eval_pipelines.config.interceptors import schema_of_interceptors
+from eval_pipelines.config.prices import Prices
+from eval_pipelines.config.specs import BenchmarkSpec, ModelEntry, WatchedRoot
+from eval_pipelines.config.store import schema_of_stores
 
 
 def config_schema() -> dict[str, Any]:

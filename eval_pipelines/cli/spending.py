@@ -10,7 +10,7 @@ import click
 
 from eval_pipelines.client.spent import Spent, spent_today
 from eval_pipelines.config import Config, load_config
-from eval_pipelines.config_prices import UNITS, in_words
+from eval_pipelines.config.prices import UNITS, in_words
 
 
 @click.command("spent")

@@ -3,8 +3,8 @@
 from typing import Any
 
 from eval_pipelines import plugins
-from eval_pipelines.config_source import Source
-from eval_pipelines.config_specs import SpecRecord
+from eval_pipelines.config.source import Source
+from eval_pipelines.config.specs import SpecRecord
 from eval_pipelines.errors import UnknownNameError
 
 _KINDS = "warehouse.stores"

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, field_validator, model_validator
 
-from eval_pipelines.config_prices import UNITS, Prices
-from eval_pipelines.config_specs import SpecRecord
+from eval_pipelines.config.prices import UNITS, Prices
+from eval_pipelines.config.specs import SpecRecord
 from eval_pipelines.container_spec import Container
 from eval_pipelines.endpoint import DailyBudget
 from eval_pipelines.errors import ConfigError

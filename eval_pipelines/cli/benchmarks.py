@@ -9,9 +9,9 @@ import click
 
 from eval_pipelines.benchmarks.catalog import Catalog, Entry, open_catalog
 from eval_pipelines.benchmarks.scaffold import Kind, add_entry, write_new
-from eval_pipelines.cli_output import Output, note, output_options
+from eval_pipelines.cli.output import Output, note, output_options
 from eval_pipelines.config import BenchmarkSpec, Config, load_config
-from eval_pipelines.config_reader import OWN_BENCHMARKS
+from eval_pipelines.config.reader import OWN_BENCHMARKS
 from eval_pipelines.errors import DataError, UnsupportedError
 from eval_pipelines.formats import Column, one_line
 

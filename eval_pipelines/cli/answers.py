@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from eval_pipelines.cli_output import Output, note, output_options, terminal_width
-from eval_pipelines.cli_scores import metric_in_words, open_record
+from eval_pipelines.cli.output import Output, note, output_options, terminal_width
+from eval_pipelines.cli.scores import metric_in_words, open_record
 from eval_pipelines.formats import Column, Row, one_line, printable
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from eval_pipelines.cli_output import Output, note, output_options
+from eval_pipelines.cli.output import Output, note, output_options
 from eval_pipelines.config import load_config
 from eval_pipelines.formats import Column, Row, one_line
 

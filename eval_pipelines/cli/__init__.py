@@ -14,17 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from eval_pipelines.benchmarks.checking import check_benchmarks
-from eval_pipelines.cli_answers import answers
-from eval_pipelines.cli_benchmarks import benchmarks
-from eval_pipelines.cli_export import export
-from eval_pipelines.cli_gate import gate
-from eval_pipelines.cli_probe import probe
-from eval_pipelines.cli_report import report
-from eval_pipelines.cli_scores import compare, history, leaderboard, print_leaderboard
-from eval_pipelines.cli_serving import serving
-from eval_pipelines.cli_spending import spent
+from eval_pipelines.cli.answers import answers
+from eval_pipelines.cli.benchmarks import benchmarks
+from eval_pipelines.cli.export import export
+from eval_pipelines.cli.gate import gate
+from eval_pipelines.cli.probe import probe
+from eval_pipelines.cli.report import report
+from eval_pipelines.cli.scores import compare, history, leaderboard, print_leaderboard
+from eval_pipelines.cli.serving import serving
+from eval_pipelines.cli.spending import spent
 from eval_pipelines.config import Config, Deployment, load_config
-from eval_pipelines.config_schema import config_schema
+from eval_pipelines.config.schema import config_schema
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.home import enter_home
 from eval_pipelines.keys import ModelKey
@@ -270,7 +270,3 @@ def _console() -> Console:
     # piped output keeps whole lines: a table cut to 80 columns is no use to grep
     console = Console()
     return console if console.is_terminal else Console(width=160)
-
-
-if __name__ == "__main__":
-    main()

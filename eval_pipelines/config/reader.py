@@ -7,13 +7,13 @@ from types import ModuleType
 from typing import Any
 
 from eval_pipelines import plugins
-from eval_pipelines.config_deployments import Deployment, DeploymentFields, Machine
-from eval_pipelines.config_gates import Gate, read_gate
-from eval_pipelines.config_interceptors import without_mistakes
-from eval_pipelines.config_prices import Prices
-from eval_pipelines.config_source import Loc, Source
-from eval_pipelines.config_specs import BenchmarkSpec, ModelEntry, SuiteEntry, WatchedRoot
-from eval_pipelines.config_store import ConfiguredStore, read_store
+from eval_pipelines.config.deployments import Deployment, DeploymentFields, Machine
+from eval_pipelines.config.gates import Gate, read_gate
+from eval_pipelines.config.interceptors import without_mistakes
+from eval_pipelines.config.prices import Prices
+from eval_pipelines.config.source import Loc, Source
+from eval_pipelines.config.specs import BenchmarkSpec, ModelEntry, SuiteEntry, WatchedRoot
+from eval_pipelines.config.store import ConfiguredStore, read_store
 from eval_pipelines.errors import ModelKeyError, UnknownNameError
 from eval_pipelines.keys import ModelKey, slug
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny
 
 from eval_pipelines import plugins
-from eval_pipelines.config_source import Loc, Source
+from eval_pipelines.config.source import Loc, Source
 from eval_pipelines.errors import UnknownNameError
 
 FOLDER = "client.interceptors"

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from eval_pipelines.config_source import Loc, Source
-from eval_pipelines.config_specs import MetricName, SpecRecord
+from eval_pipelines.config.source import Loc, Source
+from eval_pipelines.config.specs import MetricName, SpecRecord
 from eval_pipelines.errors import ModelKeyError, UnknownNameError
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.scoring.multiplicity import Correction
