@@ -1,6 +1,7 @@
 """Publishing: what is landed can be read, at once, whole, and by whoever comes."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -268,7 +269,7 @@ print(publish(root).is_full_rebuild, publish(root, is_full=True).is_full_rebuild
     )
 
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["1.5.6 [(4,)]", "False True"]
+    assert re.sub(r"^1\.5\.\d+", "1.5", done.stdout).splitlines() == ["1.5 [(4,)]", "False True"]
     assert len(query(tmp_path, "FROM sample_scores")) == 8
     assert not publish(tmp_path).is_full_rebuild
 
