@@ -224,7 +224,7 @@ def test_a_scorer_that_raises_is_our_bug_and_names_the_sample(gsm8k, say, monkey
     benchmark = gsm8k()
     task = benchmark._subtasks[0].task
     monkeypatch.setattr(task, "process_results", lambda doc, results: 1 / 0)
-    with pytest.raises(ScoringError, match=r"gsm8k/0 raised ZeroDivisionError"):
+    with pytest.raises(ScoringError, match=r"gsm8k/\d raised ZeroDivisionError"):
         benchmark.grade(gsm_answers(benchmark, say))
 
 

@@ -9,6 +9,8 @@ import pytest
 from eval_pipelines.benchmarks.harness import load
 from eval_pipelines.config import BenchmarkSpec
 
+pytestmark = pytest.mark.slow
+
 GPQA = {
     "Question": "Why?", "Correct Answer": "So", "Incorrect Answer 1": "a", "Incorrect Answer 2": "b",
     "Incorrect Answer 3": "c", "Subdomain": "x",

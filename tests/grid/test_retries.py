@@ -74,6 +74,7 @@ def once_failed(watched: Watched) -> tuple[Watched, dg.RunRequest]:
     return watched, request
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_requested_again_with_the_same_cells_after_its_time(once_failed, monkeypatch) -> None:
     watched, first = once_failed
     assert watched.skipped(retry_sensor).startswith("later: smol@step-100 at ")
@@ -91,6 +92,7 @@ def test_a_failed_run_is_requested_again_with_the_same_cells_after_its_time(once
     assert watched.skipped(retry_sensor).startswith("later: "), "the second wait is ten minutes"
 
 
+@pytest.mark.slow
 def test_bytes_that_changed_since_are_not_tried_again(once_failed, monkeypatch) -> None:
     watched, _ = once_failed
     drop(watched.root / "step-100", fill=b"\2")
@@ -98,6 +100,7 @@ def test_bytes_that_changed_since_are_not_tried_again(once_failed, monkeypatch) 
     assert watched.skipped(retry_sensor) == "no checkpoint's newest run failed"
 
 
+@pytest.mark.slow
 def test_a_run_that_somebody_followed_by_hand_is_left_alone(once_failed, monkeypatch) -> None:
     watched, first = once_failed
     fail(watched, first._replace(tags={}))

@@ -20,6 +20,7 @@ def ask(root: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
+@pytest.mark.slow
 def test_the_leaderboard_of_a_moment_is_the_one_that_was_published_then(tmp_path: Path) -> None:
     states: list[tuple[str, list[tuple[Any, ...]]]] = []
 
