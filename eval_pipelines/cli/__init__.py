@@ -242,7 +242,7 @@ def _metrics_of(data_root: Path, model: str, benchmarks: Sequence[str]) -> list[
 
 
 def _print_metrics(rows: list[dict[str, Any]]) -> None:
-    from eval_pipelines.leaderboard import score_in_words
+    from eval_pipelines.analysis.leaderboard import score_in_words
 
     table = Table("benchmark", "subtask", "metric", "score (95 %)", "n", "coverage", caption="* the number to quote")
     for row in rows:

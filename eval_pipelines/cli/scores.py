@@ -19,7 +19,7 @@ _BARS: Final = "▁▂▃▄▅▆▇█"
 
 
 def _score(row: Row) -> str:
-    from eval_pipelines.leaderboard import score_in_words
+    from eval_pipelines.analysis.leaderboard import score_in_words
 
     return score_in_words(row)
 
@@ -56,7 +56,7 @@ def print_leaderboard(
     data_root: Path, output: Output | None = None, benchmarks: tuple[str, ...] = (), models: tuple[str, ...] = ()
 ) -> None:
     """The leaderboard with n, coverage and intervals; below it, which differences are more than chance."""
-    from eval_pipelines import leaderboard as board
+    from eval_pipelines.analysis import leaderboard as board
     from eval_pipelines.analysis import names
     from eval_pipelines.warehouse.read import open_published
 

@@ -44,7 +44,6 @@ ARROWS: dict[str, set[str]] = {
     "stopping": {"evaluation_record", "scoring"},
     "serving": {"client"},
     "exporters": {"analysis", "warehouse"},
-    "leaderboard": {"scoring", "warehouse"},
     "reports": {"analysis", "formats", "warehouse"},
     "container_spec": {"serving"},
     "models": {"checkpoints", "checkpoint_files"},

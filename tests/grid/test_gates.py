@@ -274,7 +274,7 @@ def test_the_command_line_has_an_exit_code_for_each_verdict(config: Config, caps
 
 
 def test_questions_on_one_passage_count_as_one_wherever_two_models_are_compared(config: Config) -> None:
-    from eval_pipelines import leaderboard
+    from eval_pipelines.analysis import leaderboard
     from eval_pipelines.analysis.comparison import pairs
     from eval_pipelines.analysis.history import course
     from eval_pipelines.records import Sample

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval_pipelines.leaderboard import Contrast
+from eval_pipelines.analysis.leaderboard import Contrast
 from eval_pipelines.scoring.paired import Comparison
 
 pytestmark = pytest.mark.unit
