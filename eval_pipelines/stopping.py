@@ -32,8 +32,10 @@ class Gradable(Questions, Protocol):
     def only(self, sample_ids: Collection[str]) -> Self:
         """The same with these samples alone."""
 
-    def grade(self, responses: Mapping[str, Response]) -> tuple[list[Score], list[Metric]]:
-        """Verdicts and metrics."""
+    def grade(
+        self, responses: Mapping[str, Response], *, max_failed_share: float | None = None
+    ) -> tuple[list[Score], list[Metric]]:
+        """Verdicts and metrics; `max_failed_share` of samples may fail to be graded."""
 
 
 G = TypeVar("G", bound=Gradable)
@@ -111,18 +113,31 @@ class EarlyStop:
             digests = [request.digest for sample_id in batch for request in self._requests[sample_id]]
             if not all(one in self._responses for one in digests):
                 return
-            scores, _ = self.benchmark.only(batch).grade({one: self._responses[one] for one in digests})
-            self._sequence.see(verdicts_in(scores, self.benchmark.headline, batch))
+            answers = {one: self._responses[one] for one in digests}
+            # how many may fail is a share of the whole benchmark, which is graded in the end
+            scores, _ = self.benchmark.only(batch).grade(answers, max_failed_share=1)
+            self._see(verdicts_in(scores, self.benchmark.headline, batch))
             self._n_seen += len(batch)
             if not self.reason and self._n_seen < len(self._order):
                 self.reason = reason(self.rule, self._sequence)
+
+    def _see(self, verdicts: Floats) -> None:
+        try:
+            self._sequence.see(verdicts)
+        except ValueError:
+            raise ConfigError(
+                f"benchmarks.{self.benchmark.name}.stop_early: its headline {','.join(self.benchmark.headline)} has verdicts "
+                f"from {verdicts.min():g} to {verdicts.max():g}, and only of such between 0 and 1 is known when they are "
+                f"enough. Leave it out, or name another `headline`. What was answered is kept."
+            ) from None
 
 
 def early_stop(benchmark: Gradable, rule: StopEarly | None, earlier: Answers = lambda _: {}) -> EarlyStop | None:
     """How this benchmark's asking may end early; None: it does not.
 
     Raises:
-        ConfigError: it has several subtasks, whose average is not the mean over its questions.
+        ConfigError: it has several subtasks, whose average is not the mean over its questions; or its headline comes
+            from judges.
     """
     if rule is None:
         return None
@@ -130,6 +145,12 @@ def early_stop(benchmark: Gradable, rule: StopEarly | None, earlier: Answers = l
         raise ConfigError(
             f"benchmarks.{benchmark.name}.stop_early: it has {len(benchmark.subtask_names)} subtasks, whose average is "
             f"not the mean over its questions. Leave it out, or name one of them as `task`."
+        )
+    judge = benchmark.spec.judge
+    if judge is not None and benchmark.headline[0] == judge.rules.metric:
+        raise ConfigError(
+            f"benchmarks.{benchmark.name}.stop_early: its headline {judge.rules.metric} comes from judges, who are asked "
+            f"once all answers are there. Leave it out, or name a metric of the task as `headline`."
         )
     return EarlyStop(benchmark, rule, earlier)
 

@@ -16,7 +16,7 @@ from eval_pipelines.scoring.aggregate import Verdicts
 # (metric, filter)
 Pair = tuple[str, str]
 
-UNPARSEABLE, TRUNCATED, REFUSED = "unparseable_share", "truncated_share", "refused_share"
+SHARES = UNPARSEABLE, TRUNCATED, REFUSED = "unparseable_share", "truncated_share", "refused_share"
 _NOT_APPLICABLE, _NO_NUMBER, _NOTHING_FOUND = "not_applicable", "aggregate_only", "unparseable"
 
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from eval_pipelines.benchmarks.catalog import Aggregate, Group
-from eval_pipelines.benchmarks.grading import Pair, Subtask
+from eval_pipelines.benchmarks.grading import SHARES, Pair, Subtask
 from eval_pipelines.records import Metric
 from eval_pipelines.scoring import intervals
 from eval_pipelines.scoring.aggregate import Verdicts, metric_of
@@ -83,10 +83,15 @@ def _averages(
     averages: dict[Pair, Metric] = {}
     for aggregate, pair in _stated(group, [by_subtask[name] for name in members]):
         found = [by_subtask[name][pair] for name in members if pair in by_subtask[name]]
-        sizes = [max(one.n for one in by_subtask[name].values()) for name in members if pair in by_subtask[name]]
+        sizes = [_size(by_subtask[name]) for name in members if pair in by_subtask[name]]
         pooled = _pooled(graded, pair, members)
         averages[pair] = _average(found, sizes, pooled, is_weighted=aggregate.weight_by_size)
     return averages
+
+
+def _size(found: Mapping[Pair, Metric]) -> int:
+    """Graded samples of a subtask. Shares are of answers, which need not be graded."""
+    return max(one.n for (metric, _), one in found.items() if metric not in SHARES)
 
 
 def _stated(group: Group, members: Sequence[Mapping[Pair, Metric]]) -> Iterator[tuple[Aggregate, Pair]]:

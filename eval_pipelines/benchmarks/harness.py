@@ -114,11 +114,14 @@ class Benchmark:
                 for repeats in question.requests:
                     yield from repeats
 
-    def grade(self, responses: Mapping[str, Response]) -> tuple[list[Score], list[Metric]]:
+    def grade(
+        self, responses: Mapping[str, Response], *, max_failed_share: float | None = None
+    ) -> tuple[list[Score], list[Metric]]:
         """Verdicts and metrics for what was answered. Pure: the same responses give the same numbers.
 
         Args:
             responses: by request digest. A sample with a missing or failed part is ungraded, never wrong.
+            max_failed_share: of samples that may fail to be graded; None: as the benchmark says.
 
         Raises:
             ScoringError: a scorer raised, with the sample it raised on; or too many samples could not be graded.
@@ -126,9 +129,10 @@ class Benchmark:
         responses, notes = read_through(self._chain, self.requests(), responses)
         scores: list[Score] = []
         n_samples = sum(len(one.questions) for one in self._subtasks)
+        share = self.spec.max_failed_share if max_failed_share is None else max_failed_share
         rules = GradingRules(
             self.spec.grading_timeout_s,
-            max_failed=self.spec.max_failed_share * n_samples,
+            max_failed=share * n_samples,
             is_unparseable_wrong=self.spec.unparseable != "ungraded",
         )
         try:

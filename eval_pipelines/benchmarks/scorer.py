@@ -206,7 +206,7 @@ def _fallbacks(ensemble: Any) -> frozenset[str]:
     """What the steps of a filter give where they find nothing, as text; always the empty text."""
     found = {""}
     for step in ensemble.filters:
-        given = {**_defaults(step.func), **step.keywords}.get("fallback")
+        given = {**_defaults(step.func), **step.keywords}.get("fallback", getattr(step.func, "fallback", None))
         found |= {str(one).strip().casefold() for one in (given if isinstance(given, list) else [given]) if one}
     return frozenset(found)
 

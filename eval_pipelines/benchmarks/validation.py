@@ -15,11 +15,14 @@ from eval_pipelines.benchmarks.grading import Question, Subtask
 from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.benchmarks.own_file import FUNCTION, SAMPLE_ID, OwnBenchmark
 from eval_pipelines.errors import ScoringError
+from eval_pipelines.records import Score
 
 Level = Literal["error", "note"]
 _N_SHOWN = 3
 # a shorter answer stands in many an innocent question
 _MIN_LEAK = 3
+# no gold answer was given, or no single answer has a verdict
+_NOT_OF_THE_ANSWER = ("not_asked", "not_applicable", "aggregate_only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +127,12 @@ def _gold(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
         metric, filter_name = benchmark.subtasks[0].metric_names[0], benchmark.subtasks[0].filter_names[0]
     wrong = [
         score for score in scores
-        if (score.metric, score.filter) == (metric, filter_name) and score.value not in (None, 1.0)
+        if (score.metric, score.filter) == (metric, filter_name)
+        and score.value != 1.0 and score.ungraded_reason not in _NOT_OF_THE_ANSWER
     ]  # fmt: skip
     if not wrong:
         return
-    told = _some(f"{one.sample_id} ({one.value:g}{_took(one.extracted)})" for one in wrong)
+    told = _some(f"{one.sample_id} ({_in_words(one)}{_took(one.extracted)})" for one in wrong)
     has_scorer = own is None and any(one.task.config.process_results is not None for one in benchmark.subtasks)
     if has_scorer:
         advice = "The task's own scorer may want more than its target."
@@ -141,6 +145,10 @@ def _gold(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
         f"{len(wrong):,} of {sum(1 for _ in benchmark.samples()):,} gold answers do not score 1.0 on "
         f"{metric},{filter_name}: {told}. {advice}",
     )  # fmt: skip
+
+
+def _in_words(score: Score) -> str:
+    return f"ungraded: {score.ungraded_reason}" if score.value is None else f"{score.value:g}"
 
 
 def _took(extracted: str | None) -> str:

@@ -101,6 +101,14 @@ def test_a_subtask_of_which_nothing_was_graded_only_widens_the_bounds() -> None:
     assert (whole.value, whole.bound_low, whole.bound_high) == (1.0, 0.5, 1.0)
 
 
+def test_what_is_graded_gives_a_subtask_its_weight_and_not_what_was_answered() -> None:
+    group = Group("g", (Aggregate("acc", None, True),))
+    found = graded({"a": [1.0], "b": [0.0]}, n_lost=3)
+    found["a"]["refused_share", "none"] = Verdicts(raw=[0.0] * 4, n_asked=4)
+    whole = by_name(metrics_of([subtask(name, group) for name in "ab"], found, ACC))[""]
+    assert (whole.value, whole.n, whole.n_asked) == (0.5, 2, 8)
+
+
 def test_a_tag_is_taken_over_all_samples_together() -> None:
     found = by_name(metrics_of([subtask("a"), subtask("b")], graded({"a": [1, 1, 1], "b": [0]}), ACC))
     assert (found[""].value, found[""].ci_method) == (0.75, "wilson")

@@ -63,6 +63,16 @@ def test_it_is_asked_and_graded_by_its_name(own, say, text, suffix) -> None:
     assert [sample.target for sample in benchmark.samples()] == ["Paris", "Rome"]
 
 
+@pytest.mark.parametrize(
+    "extract", ["number", "first_line", "last_line", "choice_letter\nchoices: [Paris, Rome]", "{json_field: city}"]
+)
+def test_an_answer_in_which_nothing_is_found_is_unparseable_whatever_looks_for_it(own, say, extract) -> None:
+    benchmark = own(YAML + f"extract: {extract}\n", unparseable="ungraded")
+    scores, metrics = benchmark.grade(said(benchmark, say, ["   ", " \n "]))
+    assert [(one.is_unparseable, one.value, one.ungraded_reason) for one in scores] == [(True, None, "unparseable")] * 2
+    assert [one.value for one in metrics if one.metric == "unparseable_share"] == [1.0]
+
+
 def test_choices_are_compared_by_log_likelihood(own, say) -> None:
     benchmark = own(YAML + "choices: '{{[wrong, capital]}}'\nmetric: choice\n")
     responses = {r.digest: say(r, -1.0 if r.part == 1 else -9.0) for r in benchmark.requests()}

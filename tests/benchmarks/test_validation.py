@@ -88,6 +88,14 @@ def test_a_sound_benchmark_has_no_errors(checked, change) -> None:
     assert [one for one in checked(**change) if one.level == "error"] == []
 
 
+def test_a_gold_answer_that_stays_ungraded_is_no_sound_one(checked, tmp_path, index) -> None:
+    checked(extract="number")
+    spec = BenchmarkSpec(task="mine", include=tmp_path, unparseable="ungraded")
+    [found] = validate(load("mine", spec, limit=None, cache=index), read_own(tmp_path / "mine.yaml").said)
+    assert (found.level, found.check) == ("error", "gold")
+    assert "3 of 3 gold answers do not score 1.0 on exact_match,number: mine/f (ungraded: unparseable" in found.told
+
+
 def test_samples_without_ids_are_noted(checked) -> None:
     assert [(one.level, one.check) for one in checked(id=None)] == [("note", "ids")]
 

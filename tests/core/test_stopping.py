@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eval_pipelines.config import Config, StopEarly
-from eval_pipelines.errors import ConfigError
+from eval_pipelines.config import BenchmarkSpec, Config, StopEarly
+from eval_pipelines.errors import ConfigError, ScoringError
 from eval_pipelines.records import Failure, FailureKind, Metric, Request, Response, Sample, Score, utc_now
 from eval_pipelines.stopping import EarlyStop, asked_part, early_stop, in_order, with_sequential_interval
 
@@ -24,6 +24,8 @@ class Exam:
     name: str = "exam"
     headline: tuple[str, str] = ("acc", "none")
     subtask_names: tuple[str, ...] = ("exam",)
+    spec: BenchmarkSpec = field(default_factory=lambda: BenchmarkSpec(task="exam"))
+    right: float = 1.0
 
     def samples(self) -> Iterator[Sample]:
         return (Sample(sample_id=one, subtask="exam", question="?", target="!", n_requests=1) for one in self.ids)
@@ -32,14 +34,18 @@ class Exam:
         return (Request(sample_id=one, subtask="exam", operation="completion", prompt=one) for one in self.ids)
 
     def only(self, sample_ids: Collection[str]) -> "Exam":
-        return Exam([one for one in self.ids if one in set(sample_ids)])
+        return replace(self, ids=[one for one in self.ids if one in set(sample_ids)])
 
-    def grade(self, responses: Mapping[str, Response]) -> tuple[list[Score], list[Metric]]:
+    def grade(
+        self, responses: Mapping[str, Response], *, max_failed_share: float | None = None
+    ) -> tuple[list[Score], list[Metric]]:
         scores = []
         for request in self.requests():
             text = responses[request.digest].text
             reason = None if text is not None else "timeout"
-            value = None if text is None else float(text == "right")
+            value = None if text is None else self.right * (text == "right")
+            if text == "hangs":
+                value, reason = None, "grading_timeout"
             scores.append(
                 Score(
                     sample_id=request.sample_id,
@@ -50,6 +56,9 @@ class Exam:
                     ungraded_reason=reason,
                 )
             )
+        n_failed = sum(one.ungraded_reason == "grading_timeout" for one in scores)
+        if n_failed > len(scores) * (self.spec.max_failed_share if max_failed_share is None else max_failed_share):
+            raise ScoringError(f"{n_failed} could not be graded")
         return scores, []
 
 
@@ -119,6 +128,29 @@ def test_failed_requests_are_left_out_and_never_wrong() -> None:
         early.take(request, response(request, None if n % 10 == 0 else "right"))
     early.end()
     assert "narrow enough: 0.9" in early.reason
+
+
+def test_answers_that_cannot_be_graded_are_counted_over_the_whole_and_not_in_each_batch() -> None:
+    early = EarlyStop(exam(), StopEarly(half_width=0.1, batch=10))
+    for n, request in enumerate(early.requests(digests(early.benchmark))):
+        early.take(request, response(request, "hangs" if n == 3 else "right"))
+    early.end()
+    assert "narrow enough: 0.8" in early.reason
+
+
+def test_verdicts_that_are_no_shares_are_told_as_a_mistake_in_the_file() -> None:
+    benchmark = Exam([f"exam/{i}" for i in range(20)], right=7.0)
+    early = EarlyStop(benchmark, StopEarly(half_width=0.1, batch=10))
+    with pytest.raises(ConfigError, match=r"exam\.stop_early: its headline acc,none has verdicts from 7 to 7"):
+        early.knows((), [response(one) for one in benchmark.requests()])
+
+
+def test_what_judges_say_comes_too_late_to_end_the_asking() -> None:
+    spec = BenchmarkSpec.model_validate({"task": "exam", "judge": {"models": "j@a", "template": "correctness"}})
+    judged = Exam(["a"], spec=spec, headline=("judge_score", "none"))
+    with pytest.raises(ConfigError, match="its headline judge_score comes from judges"):
+        early_stop(judged, StopEarly(half_width=0.1))
+    assert early_stop(replace(judged, headline=("acc", "none")), StopEarly(half_width=0.1)) is not None
 
 
 def test_what_is_known_already_is_looked_at_first_and_all_of_it_counts() -> None:
