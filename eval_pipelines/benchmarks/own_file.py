@@ -79,6 +79,8 @@ class OwnBenchmark(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
+        if not self.metric_list:
+            raise ValueError("`metric` names none: give one, or leave it out for exact_match")
         if self.by_likelihood and self.choices is None:
             raise ValueError("`metric: choice` compares the log-likelihoods of `choices`: give them")
         if self.by_likelihood and len(self.metric_list) > 1:

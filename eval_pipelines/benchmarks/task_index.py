@@ -123,7 +123,9 @@ def _name_and_kind(path: Path, written: dict[str, Any]) -> tuple[str | None, str
 
 
 def _add_to_tags(index: Index, name: str, tags: Any) -> None:
-    for tag in [tags] if isinstance(tags, str) else tags or []:
+    for tag in [tags] if isinstance(tags, str) else tags if isinstance(tags, list) else []:
+        if not isinstance(tag, str):  # told where the file itself is read
+            continue
         row = index.setdefault(tag, Row("tag", None, [], {}))
         if row.kind == "tag":
             row.members.append(name)

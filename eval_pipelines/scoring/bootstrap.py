@@ -97,8 +97,8 @@ def _accelerated(drawn: Array, value: float, without_one: Array) -> Interval:
 
 def _of_each(combine: Combine, raw: Sequence[Any], groups: npt.NDArray[np.int64], n_groups: int) -> Interval:
     started = time.perf_counter()
-    value = float(combine(list(raw)))
-    if time.perf_counter() - started > _SLOW_S:
+    value = _or_nan(combine, list(raw))
+    if time.perf_counter() - started > _SLOW_S or not math.isfinite(value):
         return _NONE
     members: list[list[Any]] = [[] for _ in range(n_groups)]
     for one, group in zip(raw, groups, strict=True):
@@ -121,7 +121,7 @@ def _of_each(combine: Combine, raw: Sequence[Any], groups: npt.NDArray[np.int64]
 def _or_nan(combine: Combine, raw: list[Any]) -> float:
     try:
         return float(combine(raw))
-    except (ValueError, ZeroDivisionError, ArithmeticError):  # a resample may lack a whole class
+    except Exception:  # noqa: BLE001 - a resample may lack a whole class: each aggregation says so in its own way
         return math.nan
 
 

@@ -121,6 +121,7 @@ def test_the_score_version_alone_changes_with_extractor_and_metric(own, line) ->
     [
         (YAML + "promt: x\n", "promt: unknown key; known are data, prompt"),
         (YAML.replace("target", "goal"), "target: required, but missing"),
+        (YAML + "metric: []\n", "`metric` names none"),
         (YAML + "metric: choice\n", "compares the log-likelihoods of `choices`"),
         (YAML + "extract: choice_letter\n", "needs `choices`"),
         (YAML + "extract: {regex: '('}\n", "`regex` is no regular expression"),
@@ -137,6 +138,14 @@ def test_what_is_wrong_in_the_file_is_told_with_its_place(tmp_path, text, wrong)
         read_own(path)
     assert str(path) in str(caught.value)
     assert wrong in str(caught.value)
+
+
+@pytest.mark.parametrize("tag", ["5", "[{}]"])
+def test_a_tag_that_is_no_name_is_told_of_its_own_file_and_stops_no_other(own, tmp_path, tag) -> None:
+    (tmp_path / "another.yaml").write_text(YAML + f"tag: {tag}\n")
+    own(YAML)
+    with pytest.raises(ConfigError, match=r"another\.yaml: tag"):
+        read_own(tmp_path / "another.yaml")
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are(own) -> None:

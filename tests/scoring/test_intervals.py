@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval_pipelines.scoring import bootstrap
+from eval_pipelines.scoring.aggregate import Verdicts, metric_of
 from eval_pipelines.scoring.intervals import of_mean, standard_error, wilson
 
 pytestmark = pytest.mark.unit
@@ -144,6 +145,20 @@ def test_passages_are_resampled_whole() -> None:
 def test_an_aggregation_that_is_slow_has_no_error_rather_than_a_long_wait(monkeypatch) -> None:
     monkeypatch.setattr(bootstrap, "_SLOW_S", -1.0)
     assert bootstrap.of_aggregate(max, [1.0, 2.0, 3.0]).stderr is None
+
+
+def test_an_aggregation_that_cannot_take_a_resample_keeps_its_value() -> None:
+    def of_the_rare(raw: list[tuple[str, float]]) -> float:
+        return dict(raw)["rare"]
+
+    def beyond_all_numbers(raw: list[float]) -> float:
+        return math.exp(1000 * len(raw))
+
+    rare = Verdicts(combine=of_the_rare, raw=[("rare", 0.5), *[("x", 1.0)] * 20], n_asked=21)
+    found = metric_of(rare, "", "m", "none", is_headline=True)
+    assert (found.value, found.stderr) == (0.5, 0.0)
+    vast = metric_of(Verdicts(combine=beyond_all_numbers, raw=[1.0, 2.0], n_asked=2), "", "m", "none", is_headline=True)
+    assert (vast.value, vast.stderr) == (math.inf, None)
 
 
 def test_a_hundred_thousand_questions_are_resampled_in_seconds() -> None:
