@@ -37,7 +37,7 @@ def header(path: Path, sql: str) -> tuple[str, dict[str, str], dict[str, tuple[s
     settings: dict[str, tuple[str, int]] = {}
     word = ""
     for number, line in enumerate(lines[1:], start=2):
-        setting = re.fullmatch(r"(materialized|test|severity|macro|grouped by|sums over):\s*(\S.*)", line)
+        setting = re.fullmatch(r"(materialized|test|severity|macro|grouped by|sums over|kept by):\s*(\S.*)", line)
         field = re.match(rf"({'|'.join(FIELDS)})\s+(\S.*)", line)
         if setting:
             settings[setting.group(1)] = (setting.group(2), number)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast, get_args
 
 from dbt_like_sql.header import header, one_of, text_of
+from dbt_like_sql.kept import check_kept
 from dbt_like_sql.model import (
     FOLDER,
     SOURCES,
@@ -55,6 +56,9 @@ def load(folder: Path = FOLDER) -> SqlProject:
                 models[model.name] = model
         macros = [_load_macro(connection, path) for path in sorted((folder / "macros").glob("*.sql"))]
         items = in_order(connection, list(models.values()), macros)
+        for model in models.values():
+            if model.kept_by:
+                check_kept(model, models)
         tests = [_load_test(connection, path, items) for path in sorted((folder / "tests").glob("*.sql"))]
     finally:
         connection.close()
@@ -72,6 +76,7 @@ def _load_model(connection: "duckdb.DuckDBPyConnection", layer: Layer, path: Pat
                 path, 1, f"the header lacks {word!r}: a {layer} model says {', '.join(_REQUIRED[layer])} before its SQL"
             )
     materialized = settings.get("materialized", (_DEFAULT[layer], 1))
+    kept_by, line = settings.get("kept by", ("", 1))
     found = mentions(connection, path, sql)
     return SqlModel(
         name=path.stem,
@@ -84,10 +89,11 @@ def _load_model(connection: "duckdb.DuckDBPyConnection", layer: Layer, path: Pat
         columns=fields.get("Columns", ""),
         reader=fields["Reader"],
         materialized=cast(Materialized, one_of(path, "materialized", materialized, get_args(Materialized))),
-        references=found.tables,
+        references={**found.tables, **({kept_by: line} if kept_by else {})},
         calls=found.functions,
         grouped_by=tuple(part.strip() for part in settings.get("grouped by", ("", 1))[0].split(",") if part.strip()),
         sums_over=settings.get("sums over", ("", 1))[0],
+        kept_by=kept_by,
     )
 
 

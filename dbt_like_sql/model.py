@@ -37,6 +37,8 @@ class SqlModel:
     grouped_by  columns: rows with the same values in them are made from source rows with the same values, and from
                 no others; so a publication makes those of new rows anew. Empty: all is made anew
     sums_over   a table: every column outside the grain is a sum over its rows, so what left it is subtracted
+    kept_by     a table: it lists each row by its grain, with every grading that the row is made from; while what it
+                lists stays the same, so does the row
     """
 
     name: str
@@ -53,6 +55,7 @@ class SqlModel:
     calls: dict[str, int]
     grouped_by: tuple[str, ...] = ()
     sums_over: str = ""
+    kept_by: str = ""
 
     @property
     def grain_columns(self) -> tuple[str, ...]:

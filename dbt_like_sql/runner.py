@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from dbt_like_sql.kept import Kept
 from dbt_like_sql.model import Severity, SqlMacro, SqlModel, SqlProject, SqlTest
 from dbt_like_sql.parsed import first_line
 from dbt_like_sql.restricted import Narrow
@@ -45,7 +46,12 @@ def build(project: SqlProject, connection: "duckdb.DuckDBPyConnection", *, chang
     """
     if not changed:
         _drop(connection)
-    sums = [Sums(project, connection, model, changed) for model in project.models if model.sums_over]
+    by_parts: dict[str, Sums | Kept] = {}
+    for model in project.models:
+        if model.sums_over:
+            by_parts[model.name] = Sums(project, connection, model, changed)
+        elif model.kept_by:
+            by_parts[model.name] = Kept(project, connection, model, changed)
     narrow = Narrow(project, connection)
     for item in project.items:
         # On one line with the header's first line, so that DuckDB counts lines as the file does.
@@ -55,13 +61,13 @@ def build(project: SqlProject, connection: "duckdb.DuckDBPyConnection", *, chang
                 _bind(connection, item)
         elif item.materialized == "view":
             _run(connection, item, f"CREATE OR REPLACE VIEW {item.name} AS {item.sql}\n")
-        elif item.sums_over:
-            next(one for one in sums if one.model is item).build(partial(_run, connection, item))
+        elif item.name in by_parts:
+            by_parts[item.name].build(partial(_run, connection, item))
         elif changed and item.grouped_by:
             _refresh(narrow, connection, item, changed, project.upstream(item.name))
         else:
             _run(connection, item, f"CREATE OR REPLACE TABLE {item.name} AS {item.sql}\n")
-    for one in sums:
+    for one in by_parts.values():
         one.close()
 
 

@@ -1,6 +1,6 @@
 -- comparisons: each checkpoint against the one before it and against the best one before it, on the same questions.
 --
--- materialized: view
+-- kept by: stg_compared_cells
 -- Grain    one row per (model_b, benchmark, against)
 -- Rule     as compare, of which it is every row; within a margin nothing is held to be equal here
 -- Columns  model_b: the checkpoint · model_a: its baseline; differences are b minus a · against: previous or best ·
@@ -12,5 +12,5 @@
 --          them apart · test: mcnemar, t or clustered_t · min_detectable: smallest true difference that 80 % of such
 --          comparisons find · verdict: of the checkpoint: better, worse (5 %, one test each) or inconclusive ·
 --          ask_version, score_version: of the benchmark
--- Reader   "did training make it better"; a view that reads the verdicts of all models: of two, compare(a, b) is faster
+-- Reader   "did training make it better"; other pairs, and margins: compare(a, b)
 SELECT * FROM compare()

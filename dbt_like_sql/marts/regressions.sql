@@ -1,6 +1,5 @@
 -- regressions: where a checkpoint is worse than a baseline by more than chance, all its benchmarks taken together.
 --
--- materialized: view
 -- Grain    one row per (model_b, benchmark, against)
 -- Rule     rows of comparisons that are worse and stay so (5 %) after the correction of Benjamini and Hochberg over the
 --          benchmarks of the checkpoint: of what is listed, 5 % is expected to be chance. Holm's correction is stricter:
@@ -10,7 +9,7 @@
 --          difference: mean_b - mean_a · ci_low, ci_high: its 95 % interval, not corrected · n_a_only, n_b_only: questions
 --          on which a, or b, has the higher verdict · n_tests: benchmarks compared · p_value: of this test alone ·
 --          p_benjamini_hochberg, p_holm: corrected for n_tests · is_certain: p_holm is below 0.05 too
--- Reader   "what broke, and when"; a view over the verdicts: name a model_b
+-- Reader   "what broke, and when"
 WITH ranked AS (
     SELECT
         *,

@@ -133,6 +133,7 @@ def grade(
     score_run: str = "grade1",
     minute: float | None = None,
     metrics: Iterable[Metric] | None = None,
+    judged_by: str | None = None,
 ) -> Path:
     """Land one grading of an evaluation; `minute` is when, one minute after the asking unless said."""
     graded = [value for value in values if value is not None]
@@ -144,4 +145,5 @@ def grade(
         score_version=score_version,
         run_id=score_run,
         recorded_at=what.recorded_at + timedelta(minutes=1) if minute is None else at(minute),
+        judged_by=judged_by,
     )

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from dbt_like_sql import load
@@ -43,7 +44,7 @@ def _rounded(value: Any) -> Any:
 def land_something(root: Path, rng: random.Random, minute: int) -> None:
     """One of the things that happen: a new cell, another try, overwritten bytes, a new version, a grading anew."""
     model, benchmark = f"m@step-{rng.randrange(6)}", rng.choice(["gsm8k", "mmlu"])
-    values = [rng.choice([0.0, 1.0, 1.0, None]) for _ in range(5)]
+    values = rng.choices([0.0, 1.0, None], [2, rng.randrange(1, 5), rng.choice([0.0, 1.0])], k=24)
     fields = {
         "fingerprint": rng.choice([f"bytes-of-{model}", "overwritten"]),
         "ask_version": rng.choice(["1.0-aaaa", "1.0-aaaa", "2.0-bbbb"]) if minute > 6 else "1.0-aaaa",
@@ -58,8 +59,8 @@ def land_something(root: Path, rng: random.Random, minute: int) -> None:
         Landing(root).land_server_metrics(what, looks)
     land(root, what, values, score_version=rng.choice(["s1", "s1", "s2"]) if minute > 9 else "s1")
     if rng.random() < 0.4:
-        anew = [rng.choice([0.0, 1.0]) for _ in range(5)]
-        grade(root, what, anew, score_run="again", score_version="s1", minute=minute + 0.5)
+        anew, judge = rng.choices([0.0, 1.0], k=24), rng.choice([None, None, '{"judge": "v2"}'])
+        grade(root, what, anew, score_run="again", score_version="s1", minute=minute + 0.5, judged_by=judge)
 
 
 @pytest.mark.slow
@@ -77,7 +78,54 @@ def test_what_was_extended_again_and_again_equals_what_is_built_anew(tmp_path: P
     assert report.failing == ()
     assert contents(tmp_path) == extended
     assert len(extended["item_analysis"]) > 5
+    assert all(any(f"'{against}'" in row for row in extended["comparisons"]) for against in ("previous", "best"))
     assert len(segments_of(tmp_path)) == 3 < n_files
+
+
+def test_comparisons_stand_while_both_cells_do_and_only_missing_ones_are_made(tmp_path: Path) -> None:
+    values = {
+        "m@step-1": [1.0] * 20 + [0.0] * 4,
+        "m@step-2": [0.0] * 12 + [1.0] * 12,
+        "m@step-4": [0.0] * 16 + [1.0] * 8,
+    }
+    tries = {model: land(tmp_path, evaluation(model), values[model], pairs=()) for model in values}
+    land(tmp_path, evaluation("m@step-1", "mmlu"), values["m@step-1"], pairs=())
+    publish.publish(tmp_path, models=MODELS)
+
+    def pairs() -> dict[tuple[str, str], tuple[str, int]]:
+        """(model, against) → its baseline, and what stands in the row; afterwards each row is marked as seen."""
+        connection = duckdb.connect(tmp_path / "scores.duckdb")
+        try:
+            rows = connection.execute("SELECT model_b, against, model_a, n_only_in_a FROM comparisons").fetchall()
+            connection.execute("UPDATE comparisons SET n_only_in_a = 99").fetchall()
+        finally:
+            connection.close()
+        return {(model, against): (baseline, mark) for model, against, baseline, mark in rows}
+
+    one, two, four = values
+    first = {
+        (two, "previous"): (one, 0),
+        (two, "best"): (one, 0),
+        (four, "previous"): (two, 0),
+        (four, "best"): (one, 0),
+    }
+    assert pairs() == first
+
+    land(tmp_path, evaluation("m@step-3"), [1.0] * 24, pairs=())  # out of order, and the best one yet
+    publish.publish(tmp_path, models=MODELS)
+    three, seen = "m@step-3", {key: (baseline, 99) for key, (baseline, _) in first.items()}
+    second = seen | {(three, "previous"): (two, 0), (three, "best"): (one, 0),
+                     (four, "previous"): (three, 0), (four, "best"): (three, 0)}  # fmt: skip
+    assert pairs() == second
+
+    grade(tmp_path, tries[one], [0.0] * 24, score_run="again", minute=9)  # no longer the best
+    assert not publish.publish(tmp_path, models=MODELS).is_full_rebuild
+    seen = {key: (baseline, 99) for key, (baseline, _) in second.items()}
+    assert pairs() == seen | {(two, "previous"): (one, 0), (two, "best"): (one, 0), (three, "best"): (two, 0)}
+
+    grade(tmp_path, tries[two], values[two], score_run="rejudged", minute=10, judged_by='{"judge": "v2"}')
+    publish.publish(tmp_path, models=MODELS)
+    assert pairs() == {(four, "previous"): (three, 99), (four, "best"): (three, 99)}
 
 
 def segments_of(root: Path) -> set[str]:

@@ -49,7 +49,7 @@ def test_every_packaged_model_says_who_reads_it_and_its_tables_are_tested_for_th
     tested = {test.model for test in project.tests if test.name.endswith("_has_its_grain")}
 
     assert all(model.reader and model.grain.startswith("one row per (") for model in project.models)
-    views = {"sample_scores", "sample_judgements", "comparisons", "regressions"}  # over the samples
+    views = {"sample_scores", "sample_judgements"}  # over the samples
     assert tested == {model.name for model in project.models} - views
 
 
@@ -142,6 +142,23 @@ def test_a_setting_nobody_knows_is_reported_on_its_line(tmp_path: Path) -> None:
     write(tmp_path, "odd", "SELECT 1 AS model_key\n", HEADER + "-- materialized: incremental\n")
     error = complaint(tmp_path)
     assert (error.line, "not one of table, view" in str(error)) == (7, True)
+
+
+@pytest.mark.parametrize(
+    ("kept_by", "told"),
+    [
+        ("metrics", "both must be models, and tables"),
+        ("listing", "both grains need benchmark"),
+        ("lisitng", "Did you mean 'listing'?"),
+    ],
+)
+def test_what_a_table_is_kept_by_must_list_its_rows(tmp_path: Path, kept_by: str, told: str) -> None:
+    write(tmp_path, "listing", "SELECT 'm' AS model_key\n")
+    path = write(tmp_path, "odd", "SELECT 'm' AS model_key\n", HEADER + f"-- kept by: {kept_by}\n")
+
+    error = complaint(tmp_path)
+
+    assert (error.path, error.line, told in str(error)) == (path, 7, True), str(error)
 
 
 def test_two_statements_in_one_file_are_refused(tmp_path: Path) -> None:
