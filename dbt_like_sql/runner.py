@@ -85,7 +85,7 @@ def _refresh(
 
 
 def _drop(connection: "duckdb.DuckDBPyConnection") -> None:
-    """Drop every macro and view there is, so that none outlives its file; tables are replaced as they are built."""
+    """Drop every macro there is, so that none outlives its file; tables and views are replaced as they are built."""
     here = "NOT internal AND database_name = current_database()"
     for (name,) in connection.execute(f"SELECT DISTINCT function_name FROM duckdb_functions() WHERE {here}").fetchall():
         connection.execute(f'DROP MACRO TABLE "{name}"').fetchall()

@@ -115,6 +115,8 @@ def _publish(root: Path, models: "SqlProject", now: datetime, *, is_full: bool, 
         run(connection, "BEGIN")
         if not plan.is_extended:
             tables.create(connection)
+        elif not is_refreshed:
+            tables.drop_derived(connection)
         tables.insert(connection, root, plan.new)
         segments.create_views(connection, root / segments.FOLDER)
         build(models, connection, changed=changed)

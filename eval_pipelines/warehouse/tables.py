@@ -103,6 +103,16 @@ def create(connection: duckdb.DuckDBPyConnection) -> None:
     segments.create(connection)
 
 
+def drop_derived(connection: duckdb.DuckDBPyConnection) -> None:
+    """Leave the base tables only: a model that was a view may be a table now, or be gone."""
+    kept = {*TABLES, *segments.ORDER, *BOOKKEEPING}
+    for what in ("view", "table"):
+        found = f"SELECT {what}_name FROM duckdb_{what}s() WHERE NOT internal AND database_name = current_database()"
+        for (name,) in run(connection, found):
+            if name not in kept:
+                run(connection, f'DROP {what} "{name}"')
+
+
 def known_files(connection: duckdb.DuckDBPyConnection, folders: Collection[str] | None = None) -> set[LandedFile]:
     """The landed files a published database was made from; of these folders only, if they are given."""
     sql = "SELECT kind, path, size_bytes, mtime_ns FROM landed_files"

@@ -137,6 +137,8 @@ def _query(root: Path) -> dict[str, Any]:
         "FROM item_analysis WHERE benchmark = 'bench-03' AND suspicion IS NOT NULL",
         "SELECT status, count(*) FROM grid GROUP BY status",
         "FROM leaderboard_overall ORDER BY rank LIMIT 20",
+        "FROM comparisons WHERE family = 'family-3' AND against = 'previous'",
+        "FROM regressions",
         f"FROM serving_performance WHERE model_key = '{model}'",
         f"FROM coverage_and_failures WHERE model_key = '{model}'",
     ]

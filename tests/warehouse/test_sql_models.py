@@ -103,6 +103,22 @@ def test_an_unknown_column_is_reported_on_its_line_when_it_is_built(tmp_path: Pa
     assert (caught.value.path, caught.value.line) == (path, 9)
 
 
+def test_a_model_may_become_a_table_or_a_view_or_go_between_two_publications(tmp_path: Path) -> None:
+    land(tmp_path / "data", evaluation())
+    for materialized in ("view", "table", "view"):
+        write(tmp_path, "odd", "SELECT DISTINCT model_key FROM metrics\n", f"{HEADER}-- materialized: {materialized}\n")
+        report = publish(tmp_path / "data", models=load(tmp_path))
+    assert (report.is_full_rebuild, query(tmp_path / "data", "FROM odd")) == (False, [{"model_key": "tiny@step-100"}])
+
+    (tmp_path / "marts/odd.sql").rename(tmp_path / "marts/even.sql")
+    write(tmp_path, "even", "SELECT DISTINCT model_key FROM metrics\n")
+    publish(tmp_path / "data", models=load(tmp_path))
+    names = {
+        row["name"] for row in query(tmp_path / "data", "SELECT table_name AS name FROM information_schema.tables")
+    }
+    assert ("even" in names, "odd" in names) == (True, False)
+
+
 def test_a_value_that_does_not_convert_is_reported_with_its_file(tmp_path: Path) -> None:
     path = write(tmp_path, "odd", "SELECT model_key,\n    model_key::INTEGER AS n\nFROM metrics\n")
     land(tmp_path / "data", evaluation())
