@@ -191,6 +191,8 @@ class Landing:
             WarehouseError: a file of another shape.
         """
         keep = set(digests)
+        if not keep:  # a set of no texts has no type to look for
+            return {}
         wanted = ds.field("fingerprint") == fingerprint
         if of is not None and of.answers_since is not None:
             is_own = (ds.field("evaluation_id") == of.evaluation_id) & (ds.field("run_id") == of.run_id)

@@ -24,7 +24,7 @@ from eval_pipelines.records import Response, utc_now
 pytestmark = pytest.mark.slow
 
 SCORER = """
-import os, re, time
+import os, re, subprocess, time
 
 def process(doc, results):
     text = results[0]
@@ -40,6 +40,11 @@ def process(doc, results):
         time.sleep(1000)
     if text == "die":
         os.abort()
+    if text == "start":
+        pid = subprocess.Popen(["sleep", "1000"], stderr=subprocess.DEVNULL).pid
+        open(os.path.join(os.path.dirname(__file__), f"{pid}.pid"), "w").close()
+        if doc["question"] == "q0":
+            os.abort()
     if text == "memory":
         "x" * (20 << 30)
     if text == "raise":
@@ -107,6 +112,18 @@ def test_what_cannot_be_graded_is_ungraded_and_all_else_is_graded(opened) -> Non
     assert (found.bound_low, found.bound_high) == (25 / 30, 29 / 30)
     pids = {one.value for one in scores if one.metric == "pid" and one.value is not None}
     assert os.getpid() not in pids
+
+
+def test_what_a_scorer_starts_ends_with_its_process(opened, tmp_path) -> None:
+    benchmark = opened(20)
+    scores, _ = benchmark.grade(answered(benchmark, ["start", "start"]))
+    assert {one.sample_id for one in scores if one.ungraded_reason == "grading_process_died"} == {"hostile/0"}
+    started = [int(path.stem) for path in tmp_path.glob("*.pid")]
+    until = time.monotonic() + 10
+    while any(is_alive(pid) for pid in started) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(started) >= 2
+    assert not [pid for pid in started if is_alive(pid)]
 
 
 def test_too_many_that_cannot_be_graded_fail_loudly(opened) -> None:
