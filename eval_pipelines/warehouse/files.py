@@ -29,6 +29,11 @@ def safe_name(what: str, name: str) -> str:
     return name
 
 
+def aside_of(target: Path) -> Path:
+    """A hidden name beside a file, for this call alone; what a killed process leaves there is swept after a day."""
+    return target.with_name(f".{target.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+
+
 def write_new(
     target: Path, write: Callable[[BinaryIO], None], before_naming: Callable[[Path], None] | None = None
 ) -> Path:
@@ -45,7 +50,7 @@ def write_new(
     Raises:
         WarehouseError: the disk is full, or the folder cannot be written; the file aside is removed.
     """
-    aside = target.with_name(f".{target.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    aside = aside_of(target)
     try:
         make_folder(target.parent)
         try:
@@ -70,7 +75,7 @@ def write_copy(target: Path, fill: Callable[[Path], None], before_naming: Callab
     Raises:
         WarehouseError: the disk is full, or the folder cannot be written; the file aside is removed.
     """
-    aside = target.with_name(f".{target.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    aside = aside_of(target)
     try:
         make_folder(target.parent)
         try:

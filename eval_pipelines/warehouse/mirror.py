@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval_pipelines.warehouse.files import write_copy
+from eval_pipelines.warehouse.files import aside_of, write_copy
 from eval_pipelines.warehouse.noticed import announced_by
 from eval_pipelines.warehouse.shapes import SHAPES
 from eval_pipelines.warehouse.stores import Store
@@ -46,8 +46,7 @@ class Mirror:
             n += 1
             while (free := folder / f"{stem}-{n}{path.suffix}").exists():
                 n += 1
-            announced_by(self.folder)(path)
-            path = path.rename(free)
+            path = self._renamed(path, free)
         return path
 
     def fetch(self, folder: str) -> int:
@@ -83,8 +82,18 @@ class Mirror:
     def _fetch(self, name: str) -> None:
         write_copy(self.folder / name, lambda aside: self._store.get(name, aside), announced_by(self.folder))
 
+    def _renamed(self, path: Path, free: Path) -> Path:
+        """Both names are real files', now or later, and a note removes what it names once it is old: so a third is noted."""
+        mark = aside_of(path)
+        mark.touch(exist_ok=False)
+        try:
+            announced_by(self.folder)(mark)
+            return path.rename(free)
+        finally:
+            mark.unlink()
+
     def _is_same(self, path: Path) -> bool:
-        theirs = path.with_name(f".{path.name}.theirs")
+        theirs = aside_of(path)
         try:
             self._store.get(self._name(path), theirs)
             return theirs.read_bytes() == path.read_bytes()

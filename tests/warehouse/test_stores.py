@@ -1,5 +1,6 @@
 """A record that several machines keep together, on a real S3 server and on DuckLake with a real Postgres."""
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ import duckdb
 import pytest
 
 from eval_pipelines.errors import ConfigError, WarehouseError
+from eval_pipelines.warehouse import noticed
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.mirror import Mirror, Synced
 from eval_pipelines.warehouse.publish import publish
@@ -129,6 +131,14 @@ def test_two_files_of_one_name_and_different_rows_are_both_kept(machines) -> Non
     b.landing.sync()
     names = sorted(path.name for path in paths[1].parent.iterdir())
     assert names == ["1.0-x-2.parquet", "1.0-x.parquet"]
+
+    # b took another name, and fetched a's file under the first: the notes of it, once old, must not cost a landed file
+    notes = noticed.notices(b.root / "landing")
+    assert len(notes) == 3  # landed, renamed, fetched
+    for note in notes:
+        os.utime(note.path, (1, 1))
+    assert all(note.is_finished for note in noticed.notices(b.root / "landing"))
+    assert sorted(path.name for path in paths[1].parent.iterdir()) == names
 
 
 def test_a_copy_here_is_never_replaced_and_never_half_written(machines, monkeypatch) -> None:
