@@ -117,7 +117,7 @@ async def ask_benchmark(
         plan = _plan(benchmark, known, journal, others)
         n_missing, failed = len(plan.missing), dict[str, tuple[Place, Response]]()
         report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
-        if not _is_enough(early, plan, benchmark, journal) and plan.missing and open_endpoint is not None:
+        if _lacks_answers(early, plan, benchmark, journal, open_endpoint) and open_endpoint is not None:
             async with open_endpoint() as endpoint:
                 report = await ask(
                     _in_order(benchmark, plan, expected_tokens, endpoint, early),
@@ -151,9 +151,12 @@ def _generates(benchmark: Questions) -> bool:
     return any(not request.is_likelihood for request in itertools.islice(benchmark.requests(), 1))
 
 
-def _is_enough(early: EarlyStop | None, plan: Plan, benchmark: Questions, journal: Journal) -> bool:
+def _lacks_answers(
+    early: EarlyStop | None, plan: Plan, benchmark: Questions, journal: Journal, open_endpoint: OpenEndpoint | None
+) -> bool:
     recovered = (response for _, response in _usable(benchmark, journal.path))
-    return early is not None and early.knows(plan.earlier, recovered)
+    is_enough = early is not None and early.knows(plan.earlier, recovered, is_all=open_endpoint is None)
+    return not is_enough and bool(plan.missing)
 
 
 def _in_order(

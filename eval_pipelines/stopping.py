@@ -68,11 +68,15 @@ class EarlyStop:
         for request in self.benchmark.requests():
             self._requests.setdefault(request.sample_id, []).append(request)
 
-    def knows(self, digests: Collection[str], recovered: Iterable[Response] = ()) -> bool:
-        """Take in what was answered before, and say whether it is enough."""
+    def knows(self, digests: Collection[str], recovered: Iterable[Response] = (), *, is_all: bool = False) -> bool:
+        """Take in what was answered before, and say whether it is enough.
+
+        Args:
+            is_all: nobody is asked: what failed before has no answer now either, and is left out.
+        """
         self._responses.update(self.earlier(digests))
         self._responses.update({one.request_digest: one for one in recovered})
-        self._look(self._order)
+        self._look(self._order, is_all=is_all)
         return bool(self.reason)
 
     def take(self, request: Request, response: Response) -> None:
@@ -106,14 +110,14 @@ class EarlyStop:
         told = {"n": self._n_given, "of": len(self._order), "reason": self.reason}
         return told | self.rule.model_dump(exclude_none=True)
 
-    def _look(self, until: Sequence[str]) -> None:
+    def _look(self, until: Sequence[str], *, is_all: bool = False) -> None:
         """Grade whole batches of `until` in their order, as far as every answer is there."""
         while self._n_seen < len(until):
             batch = self._order[self._n_seen : self._n_seen + self.rule.batch]
             digests = [request.digest for sample_id in batch for request in self._requests[sample_id]]
-            if not all(one in self._responses for one in digests):
+            answers = {one: self._responses[one] for one in digests if one in self._responses}
+            if len(answers) < len({*digests}) and (not is_all or self.reason or not answers):
                 return
-            answers = {one: self._responses[one] for one in digests}
             # how many may fail is a share of the whole benchmark, which is graded in the end
             scores, _ = self.benchmark.only(batch).grade(answers, max_failed_share=1)
             self._see(verdicts_in(scores, self.benchmark.headline, batch))

@@ -41,7 +41,7 @@ class Exam:
     ) -> tuple[list[Score], list[Metric]]:
         scores = []
         for request in self.requests():
-            text = responses[request.digest].text
+            text = responses[request.digest].text if request.digest in responses else None
             reason = None if text is not None else "timeout"
             value = None if text is None else self.right * (text == "right")
             if text == "hangs":
@@ -163,6 +163,20 @@ def test_what_is_known_already_is_looked_at_first_and_all_of_it_counts() -> None
     assert early.knows(known)
     assert list(early.requests(digests(benchmark))) == []
     assert len(list(early.end().samples())) == 400
+
+
+def test_where_nobody_is_asked_what_failed_before_is_left_out() -> None:
+    benchmark = exam()
+    order = in_order(benchmark.ids, 0)
+    known = {one.digest: response(one) for one in benchmark.only(order[:300]).requests() if one.sample_id != order[5]}
+    strict = EarlyStop(benchmark, StopEarly(half_width=0.05, batch=50), lambda _: known)
+    assert not strict.knows(known), "it may be answered this time"
+    replayed = EarlyStop(benchmark, StopEarly(half_width=0.05, batch=50), lambda _: known)
+    assert replayed.knows(known, is_all=True)
+    assert len(list(replayed.end().samples())) == 300
+    few = EarlyStop(benchmark, StopEarly(half_width=0.01, batch=50), lambda _: known)
+    assert not few.knows(known, is_all=True)
+    assert few.end() is benchmark
 
 
 def test_an_exam_that_was_answered_whole_did_not_stop_early() -> None:
