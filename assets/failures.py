@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from eval_pipelines.errors import EvalPipelinesError, ScoringError
+from eval_pipelines.errors import EvalPipelinesError
 
 
 @contextmanager
@@ -13,8 +13,6 @@ def told_plainly(metadata: Mapping[str, dg.MetadataValue] | None = None) -> Iter
     """Turn an error the reader can act on into a Dagster failure that shows its message first."""
     try:
         yield
-    except ScoringError:
-        raise  # our bug: the traceback is what helps
     except EvalPipelinesError as error:
         told = {"error": dg.MetadataValue.text(type(error).__name__), **(metadata or {})}
         raise dg.Failure(description=str(error), metadata=told, allow_retries=False) from None

@@ -14,7 +14,7 @@ EvalPipelinesError
 ├── FailureBudgetError        too many requests of one evaluation failed; what was answered is landed
 ├── AskingStoppedError        going on was forbidden or pointless; what was answered is landed
 │   └── SpendingLimitError    a daily budget is used up; the rest can be asked later
-├── ScoringError              a scorer raised: our bug, never a wrong answer
+├── ScoringError              a scorer raised (carries where): never a wrong answer
 ├── UngradableError           one answer could not be judged, for no fault of its own: its sample stays ungraded
 │   └── SandboxError          the sandbox that was to run it broke
 └── WarehouseError            stored shape ≠ the shape this code reads, or it could not be written

@@ -1,5 +1,6 @@
 """Where Dagster keeps its own records: beside ours, unless DAGSTER_HOME says otherwise."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def enter_home(config: Config) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         if not settings.exists():
             settings.write_text(_SETTINGS)
+        if not os.access(home, os.W_OK):
+            raise OSError(errno.EROFS, "it is read-only", str(home))
     except OSError as error:
         raise ConfigError(
             f"Dagster's home cannot be written: {error.filename or settings}: {error.strerror or error}. Make it "

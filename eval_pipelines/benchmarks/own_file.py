@@ -246,7 +246,7 @@ def _read_python(path: Path) -> tuple[dict[str, Any], ModuleType]:
 
 def _version(path: Path, *, but: str = "") -> str:
     """A digest of what a Python file does, comments and one of its functions apart."""
-    tree = ast.parse(path.read_text(encoding="utf-8-sig"))
+    tree = ast.parse(path.read_text(encoding="utf-8-sig"), str(path))
     tree.body = [node for node in tree.body if getattr(node, "name", None) != but]
     return digest([ast.dump(tree)], n_bytes=6)
 

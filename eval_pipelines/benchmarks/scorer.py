@@ -6,6 +6,7 @@ Runs in the process that grades; see grading_pool.py for which that is.
 import inspect
 import math
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class Judged:
 
 @dataclass(slots=True)
 class Raised:
-    """The scorer raised: our bug, or the task's."""
+    """The scorer raised, and where: our bug, or the task's."""
 
     message: str
 
@@ -106,7 +107,8 @@ class Scorer:
             except UngradableError as error:
                 outcome = str(error)
             except Exception as error:  # noqa: BLE001
-                outcome = Raised(f"{type(error).__name__}: {error}")
+                at = traceback.extract_tb(error.__traceback__)[-1]
+                outcome = Raised(f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})")
             yield outcome
 
     def _filter_together(

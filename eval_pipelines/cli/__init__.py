@@ -1,17 +1,16 @@
 """`eval-pipelines`: everything the UI does that one may want without it."""
 
+import errno
 import json
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from dotenv import load_dotenv
-from rich.console import Console
-from rich.table import Table
 
 from eval_pipelines.benchmarks.checking import check_benchmarks
 from eval_pipelines.cli.answers import answers
@@ -20,7 +19,7 @@ from eval_pipelines.cli.export import export
 from eval_pipelines.cli.gate import gate
 from eval_pipelines.cli.probe import probe
 from eval_pipelines.cli.report import report
-from eval_pipelines.cli.scores import compare, history, leaderboard, print_leaderboard
+from eval_pipelines.cli.scores import compare, history, leaderboard, print_leaderboard, print_metrics
 from eval_pipelines.cli.serving import serving
 from eval_pipelines.cli.spending import spent
 from eval_pipelines.config import Config, Deployment, load_config
@@ -28,6 +27,8 @@ from eval_pipelines.config.schema import config_schema
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.home import enter_home
 from eval_pipelines.keys import ModelKey
+
+_MAY_NOT: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class _Group(click.Group):
@@ -39,6 +40,15 @@ class _Group(click.Group):
         except EvalPipelinesError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(2 if isinstance(error, ConfigError) else 1)
+        except OSError as error:
+            if error.errno not in _MAY_NOT:
+                raise
+            click.echo(
+                f"error: {error.filename}: {error.strerror}. Servers, locks and the record lie below the `data_root` of "
+                f"{ctx.params['config_file']}: it must be writable.",
+                err=True,
+            )
+            sys.exit(2)
         except KeyboardInterrupt:
             click.echo("interrupted: what was answered is kept; the same command asks only the rest", err=True)
             sys.exit(130)
@@ -93,7 +103,7 @@ def config_check(path: Path) -> None:
         source = "its own source" if spec.data is None else spec.data.in_words
         judged = f", judged by {', '.join(spec.judge.models)}" if spec.judge else ""
         click.echo(
-            f"benchmark    {name}: lm-eval task {spec.task}, {spec.protocol}, limit {spec.limit or 'none'}, "
+            f"benchmark    {name}: task {spec.task}, {spec.protocol}, limit {spec.limit or 'none'}, "
             f"data from {source}{judged}"
         )
     for name, members in config.suites.items():
@@ -108,12 +118,12 @@ def _budgets(config: Config, deployment: Deployment) -> Iterator[str]:
 
 
 def _where(config: Config, key: str) -> str:
-    """The deployment that serves a model named by hand; all it may be while its weights are not there."""
+    """The deployment that serves a model named by hand; all it may be, and why, while its weights are not there."""
     from eval_pipelines.models import route
 
     entry = config.models[key]
     if entry.weights is not None and not entry.weights.exists():
-        return " or ".join(entry.deployment)
+        return f"{' or '.join(entry.deployment)} (the weights are not there yet)"
     return route(config, ModelKey.parse(key), entry.deployment, entry.weights)
 
 
@@ -145,7 +155,7 @@ def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, 
             json.dumps({"run_id": outcome.run_id, "metrics": rows, "errors": outcome.errors}, default=str, indent=2)
         )
     elif rows:
-        _print_metrics(rows)
+        print_metrics(rows)
     for error in outcome.errors:
         click.echo(f"error: {error}", err=True)
     sys.exit(0 if not outcome.errors else 2 if outcome.is_operators else 1)
@@ -241,20 +251,6 @@ def _metrics_of(data_root: Path, model: str, benchmarks: Sequence[str]) -> list[
     )
 
 
-def _print_metrics(rows: list[dict[str, Any]]) -> None:
-    from eval_pipelines.analysis.leaderboard import score_in_words
-
-    table = Table("benchmark", "subtask", "metric", "score (95 %)", "n", "coverage", caption="* the number to quote")
-    for row in rows:
-        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']},{row['filter']}"
-        mark = " *" if row["is_headline"] else ""
-        table.add_row(
-            row["benchmark"], row["subtask"] or "all", metric + mark, score_in_words(row),
-            f"{row['n']:,}/{row['n_asked']:,}", f"{row['coverage']:.1%}",
-        )  # fmt: skip
-    _console().print(table)
-
-
 def _print_next_steps(data_root: Path) -> None:
     database = data_root / "scores.duckdb"
     click.echo(f"""
@@ -264,9 +260,3 @@ The record is in {database}. Open it at any time, also while evaluations run:
   db.sql("SELECT benchmark, model_key, value, ci_low, ci_high, n, coverage FROM latest_metrics WHERE is_headline")
   db.sql("SELECT model_key, filter, question, answer, value FROM sample_scores WHERE benchmark = 'gsm8k'")
 The Dagster UI on the same data:  make ui""")
-
-
-def _console() -> Console:
-    # piped output keeps whole lines: a table cut to 80 columns is no use to grep
-    console = Console()
-    return console if console.is_terminal else Console(width=160)

@@ -5,8 +5,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,10 +58,11 @@ def export(
     output = Output(form, to)
     with closing(open_published(data_root)) as connection:
         sql = _select(connection, what)
-        if output.form in _COPIED:
-            _copy(connection, sql, output)
-            return
-        rows = fetch(connection, sql)
+        with _told_if_it_cannot_be_run():
+            if output.form in _COPIED:
+                _copy(connection, sql, output)
+                return
+            rows = fetch(connection, sql)
     output.rows(rows, columns_of(rows))
 
 
@@ -95,8 +96,6 @@ def _send(
 
 def _select(connection: "duckdb.DuckDBPyConnection", what: str) -> str:
     """One SELECT: of a table by its name, or as it was written. Raises UnknownNameError, ConfigError."""
-    import duckdb
-
     known = sorted(str(row[0]) for row in connection.execute(
         "SELECT table_name FROM duckdb_tables() WHERE database_name = 'scores' "
         "UNION SELECT view_name FROM duckdb_views() WHERE database_name = 'scores' AND NOT internal"
@@ -105,15 +104,26 @@ def _select(connection: "duckdb.DuckDBPyConnection", what: str) -> str:
         return f'SELECT * FROM "{what}"'
     if len(what.split()) == 1 and "(" not in what:
         raise UnknownNameError("published table", what, known=known)
-    try:
+    with _told_if_it_cannot_be_run():
         [(parsed,)] = connection.execute("SELECT json_serialize_sql(?)", [what.rstrip().rstrip(";")]).fetchall()
         told: dict[str, Any] = json.loads(parsed)
         if told["error"] or len(told["statements"]) != 1:
             raise ConfigError(f"that is no single SELECT: {told.get('error_message', 'one statement, please')}")
         connection.execute(f"EXPLAIN {what}").fetchall()
+    return what.rstrip().rstrip(";")
+
+
+@contextmanager
+def _told_if_it_cannot_be_run() -> Iterator[None]:
+    import duckdb
+
+    from eval_pipelines.warehouse.read import told_if_a_segment_is_gone
+
+    try:
+        with told_if_a_segment_is_gone():
+            yield
     except duckdb.Error as error:
         raise ConfigError(f"that query cannot be run: {error}") from None
-    return what.rstrip().rstrip(";")
 
 
 def _copy(connection: "duckdb.DuckDBPyConnection", sql: str, output: Output) -> None:

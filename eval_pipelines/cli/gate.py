@@ -78,13 +78,13 @@ def _judged(config: Config, model_key: str, names: tuple[str, ...], baseline: st
 
 def _print(verdict: "GateVerdict", *, as_markdown: bool) -> None:
     from eval_pipelines.analysis import gate_table
-    from eval_pipelines.cli.output import terminal_width
+    from eval_pipelines.cli.output import note, terminal_width
     from eval_pipelines.formats import to_table
 
     if as_markdown:
         click.echo(gate_table.markdown(verdict))
         return
-    click.echo(gate_table.head(verdict))
+    note(gate_table.head(verdict))
     click.echo(to_table(gate_table.COLUMNS, gate_table.rows(verdict), terminal_width()))
 
 

@@ -9,6 +9,7 @@ import click
 
 from eval_pipelines.cli.output import Output, note, output_options
 from eval_pipelines.config import load_config
+from eval_pipelines.errors import ConfigError
 from eval_pipelines.formats import Column, Row, one_line
 
 if TYPE_CHECKING:
@@ -92,6 +93,16 @@ def print_leaderboard(
         note(f"  {one.in_words()}")
 
 
+def print_metrics(rows: list[Row]) -> None:
+    """What an evaluation came to: every metric of its cells."""
+    groups = [Column("subtask", lambda row: row["subtask"] or "all")] if any(row["subtask"] for row in rows) else []
+    Output(None, None).rows(rows, [
+        Column("benchmark", lambda row: row["benchmark"]), *groups,
+        Column("metric", lambda row: metric_in_words(row) + " *" * row["is_headline"]), _SCORE, _N, _COVERAGE,
+    ])  # fmt: skip
+    note("* the number to quote")
+
+
 def _place(rows: list[Row], row: Row) -> int:
     return [one["model_key"] for one in rows if one["benchmark"] == row["benchmark"]].index(row["model_key"])
 
@@ -119,6 +130,8 @@ def compare(
     """
     from eval_pipelines.analysis import comparison
 
+    if model_a == model_b:
+        raise ConfigError(f"A and B are both {model_a}: name two models.")
     with closing(open_record(path)) as connection:
         found = comparison.pairs(connection, model_a, model_b, benchmarks)
         flips = [
@@ -135,7 +148,10 @@ def compare(
     if n_flips is not None:
         if output.is_for_people:
             click.echo("")
-        output.rows(flips, _FLIPPED)
+        if not flips and n_flips and output.is_for_people:
+            click.echo("No question changed its verdict.")
+        else:
+            output.rows(flips, _FLIPPED)
 
 
 def _signed(value: float | None) -> str:
@@ -158,8 +174,7 @@ _COMPARED: Final = [
     Column("B", lambda row: _value(row["value_b"]), is_number=True),
     Column("B - A (95 %)", lambda row: _difference(row)),
     Column("n", lambda row: f"{row['n']:,}", is_number=True),
-    Column("only A", lambda row: f"{row['n_a_only']:,}", is_number=True, rank=3),
-    Column("only B", lambda row: f"{row['n_b_only']:,}", is_number=True, rank=3),
+    Column("only A, B", lambda row: f"{row['n_a_only']:,}, {row['n_b_only']:,}", is_number=True, rank=3),
     Column("p", lambda row: "" if row["p_value"] is None else f"{row['p_value']:.2g}", is_number=True, rank=1),
     Column("B is", lambda row: row["verdict"]),
 ]

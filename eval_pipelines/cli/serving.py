@@ -44,7 +44,8 @@ def ps(path: Path, as_json: bool) -> None:
             gpus = f"  GPU {', '.join(server['gpus'])}" if server["gpus"] else ""
             ended = server["returncode"]
             state = f"pid {server['pid']}" if server["pid"] else "starting" if ended is None else f"ended: {ended}"
-            click.echo(f"  {server['url']}  {state}{gpus}{_requests(server)}  {server['log']}")
+            click.echo(f"  {server['url']}  {state}{gpus}{_requests(server)}")
+            click.echo(f"  log {server['log']}")
         for holder in told["holders"]:
             click.echo(f"  used by {holder['who'] or 'a process'} (pid {holder['pid']}, since {holder['since']})")
         if not told["holders"]:

@@ -45,7 +45,7 @@ def _page(rows: list[Row], overall: dict[str, Row]) -> Page:
     benchmarks = sorted({row["benchmark"] for row in rows})
     models = _ordered(cells, benchmarks, overall)
     sentences = [_leader([row for row in rows if row["benchmark"] == benchmark]) for benchmark in benchmarks]
-    n_missing = len(models) * len(benchmarks) - len(cells)
+    n_missing = len(models) * len(benchmarks) - sum(row["value"] is not None for row in rows)
     return Page(
         path="leaderboard",
         title=TITLE,

@@ -10,6 +10,8 @@ file for as long as any connection to it is open. A long-lived process reads thr
         reader.refresh()                     # the newest state from here on; True if there was a newer one
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -37,7 +39,10 @@ def open_published(data_root: Path) -> duckdb.DuckDBPyConnection:
     """
     path = published_path(data_root)
     if not path.exists():
-        raise WarehouseError(f"nothing is published at {path} yet. Run `eval-pipelines publish`.")
+        raise WarehouseError(
+            f"nothing is published at {path} yet. Run `eval-pipelines publish`, or first "
+            "`eval-pipelines evaluate` if nothing was asked."
+        )
     # A private in-memory instance with the file attached: duckdb.connect(path) would hand out an instance that an
     # older connection of this process keeps alive, and with it the former state.
     connection = duckdb.connect()
@@ -103,7 +108,7 @@ def query(data_root: Path, sql: str, params: list[Any] | None = None) -> list[di
     """Rows of one query against the newest published state; moments are aware, in UTC.
 
     Raises:
-        WarehouseError: nothing is published.
+        WarehouseError: nothing is published, or not all of it is there.
         duckdb.Error: the query is wrong.
     """
     connection = open_published(data_root)
@@ -116,10 +121,27 @@ def query(data_root: Path, sql: str, params: list[Any] | None = None) -> list[di
 def fetch(
     connection: duckdb.DuckDBPyConnection, sql: str, params: list[Any] | dict[str, Any] | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of one query on an open connection; moments are aware, in UTC. Raises duckdb.Error."""
-    rows = connection.execute(sql, params or []).fetchall()
+    """Rows of one query on an open connection; moments are aware, in UTC.
+
+    Raises:
+        WarehouseError: a file that the published one points to is gone.
+        duckdb.Error: the query is wrong.
+    """
+    with told_if_a_segment_is_gone():
+        rows = connection.execute(sql, params or []).fetchall()
     names = [str(column[0]) for column in connection.description or []]
     return [{name: _aware(value) for name, value in zip(names, row, strict=True)} for row in rows]
+
+
+@contextmanager
+def told_if_a_segment_is_gone() -> Iterator[None]:
+    """The views of the published file read Parquet files beside it. Raises WarehouseError."""
+    try:
+        yield
+    except duckdb.IOException as error:
+        raise WarehouseError(
+            f"the published record is not whole: {error}. All of it is derived: run `eval-pipelines publish`."
+        ) from None
 
 
 def _aware(value: Any) -> Any:

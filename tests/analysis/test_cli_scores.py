@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from click.testing import CliRunner, Result
 
 from eval_pipelines.cli import main
 from eval_pipelines.cli.scores import sparkline
-from tests.published_record import BOREALIS, LONG
+from tests.published_record import BOREALIS, LONG, publish_record
 
 GOOD, BAD = "atlas-1b@step-02000", "atlas-1b@step-02500"
 TABLES = [
@@ -112,7 +113,7 @@ def test_every_format_tells_the_same_rows(config, tmp_path, record) -> None:
 def test_compare_says_worse_and_with_what_the_questions_changed(config) -> None:
     told = run(config, "compare", GOOD, BAD, "--benchmark", "gsm8k", "--flips", "1").stdout
     assert f"A  {GOOD}\nB  {BAD}\n" in told
-    assert re.search(r"-0\.300 \(-0\.4\d\d to -0\.1\d\d\)  60      18       0  7\.6e-06  worse", told)
+    assert re.search(r"-0\.300 \(-0\.4\d\d to -0\.1\d\d\)  60      18, 0  7\.6e-06  worse", told)
     assert "gsm8k/0   lost  Janet has 4 ducks" in told
     flips = json.loads(run(config, "compare", GOOD, BAD, "--flips", "3", "--format", "json").stdout)
     assert {row["benchmark"] for row in flips} == {"gsm8k", "arc"}
@@ -149,6 +150,26 @@ def test_an_answer_is_told_with_its_reasoning_and_a_failure_with_its_kind(config
     )
 
 
+def test_where_no_verdict_changed_it_is_said_in_a_sentence_and_programs_get_no_rows(config, monkeypatch) -> None:
+    monkeypatch.setattr("eval_pipelines.analysis.comparison.flips", lambda *_, **__: [])
+    words = ("compare", GOOD, BAD, "--flips", "2")
+    assert run(config, *words).stdout.endswith("\n\nNo question changed its verdict.\n")
+    assert run(config, *words, "--format", "json").stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_a_deleted_segment_is_told_with_the_command_that_makes_it_anew(config, record, tmp_path) -> None:
+    publish_record(tmp_path / "data")
+    shutil.rmtree(tmp_path / "data" / "published")
+    config.write_text(config.read_text().replace(str(record), str(tmp_path / "data")))
+    needing = [words for words in TABLES if "--every" not in words]
+    for words in (*needing, ("export", "scores"), ("export", "scores", "--format", "csv"), ("report", "comparison")):
+        told = run(config, *words)
+        assert told.exit_code == 1, words
+        assert "the published record is not whole" in told.stderr
+        assert "run `eval-pipelines publish`" in told.stderr
+
+
 def test_a_table_or_a_query_is_exported(config, tmp_path) -> None:
     assert run(config, "export", "scores", "--to", str(tmp_path / "scores.parquet")).exit_code == 0
     assert pq.read_metadata(tmp_path / "scores.parquet").num_rows == 980
@@ -172,6 +193,8 @@ def test_a_query_is_exported_into_a_pipe(config) -> None:
         (("export", "leaderbord"), "Did you mean 'leaderboard'?"),
         (("export", "DROP TABLE scores"), "no single SELECT"),
         (("export", "SELECT valu FROM leaderboard"), "that query cannot be run"),
+        (("export", "SELECT 'a'::INT"), "that query cannot be run"),
+        (("export", "SELECT 'a'::INT FROM grid", "--format", "csv"), "that query cannot be run"),
         (("export", "SELECT 1; SELECT 2"), "no single SELECT"),
         (("export", "leaderboard", "--family", "atlas-1b"), "are for trackers"),
         (("export", "mlflow"), "--to is missing: the tracking server's URL"),
@@ -179,6 +202,8 @@ def test_a_query_is_exported_into_a_pipe(config) -> None:
             ("export", "mlflow", "--to", "http://127.0.0.1:1", "--token-env", "NO_SUCH"),
             "the variable NO_SUCH is not set",
         ),
+        (("compare", GOOD, GOOD), f"A and B are both {GOOD}: name two models"),
+        (("report", "comparison", "--model", GOOD, "--model", GOOD), f"of two models, not of {GOOD}, {GOOD}"),
         (("leaderboard", "--format", "parquet"), "name a file with --to"),
         (("leaderboard", "--to", "board.xlsx"), "its ending names no format. Use one of .csv"),
         (("leaderboard", "--to", "/proc/nowhere/board.csv"), "cannot be written"),

@@ -1,6 +1,7 @@
 """What an operator gets wrong: one clear message that says what to do, no traceback, nothing lost."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -72,6 +73,18 @@ def test_a_dagster_home_that_cannot_be_written_is_told_before_anything_is_starte
     (project.folder / "file").write_text("")
     project.env["DAGSTER_HOME"] = str(project.folder / "file" / "home")
     assert "Dagster's home cannot be written: " in said(evaluate())
+
+
+@pytest.mark.skipif(shutil.which("bwrap") is None, reason="no bubblewrap here: `make system` installs it")
+@pytest.mark.parametrize("command", [GSM8K, ("probe", "mock@a")], ids=lambda words: words[0])
+def test_a_read_only_data_root_is_told_with_the_way_to_name_another(project, command) -> None:
+    """Mounted so, because root may write whatever the permissions say."""
+    read_only = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", str(project.data), str(project.data)]
+    words = [sys.executable, "-m", "eval_pipelines.cli", "--config", str(project.config), *command]
+    done = subprocess.run(
+        [*read_only, *words], cwd=project.folder, env=project.environment(), text=True, capture_output=True, check=False
+    )
+    assert "data_root" in said(done)
 
 
 # names on the command line

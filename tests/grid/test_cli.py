@@ -74,7 +74,7 @@ def test_a_relative_dagster_home_is_made_absolute(project, monkeypatch) -> None:
 
 def test_check_prints_every_name_it_understood(project) -> None:
     told = run(project, "config", "check").stdout
-    for name in ("mock: hosted", "mock@a: hosted on mock", "gsm8k: lm-eval task gsm8k", "both: gsm8k, hellaswag"):
+    for name in ("mock: hosted", "mock@a: hosted on mock", "gsm8k: task gsm8k", "both: gsm8k, hellaswag"):
         assert name in told
 
 

@@ -147,6 +147,7 @@ def test_a_record_of_one_cell_and_one_of_nothing_have_their_reports(tmp_path) ->
     found = {page.path: html for name in names() for page, html in make(tmp_path / "one", name)}
     assert sorted(found) == ["failures", "leaderboard"]
     assert ">ungraded</td>" in found["leaderboard"]
+    assert "1 of 1 cells without a number" in found["leaderboard"]
     with pytest.raises(WarehouseError, match="eval-pipelines publish"):
         list(make(tmp_path / "nowhere", "leaderboard"))
 
