@@ -3,12 +3,16 @@
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
+from typing import Final
 
 import click
 
 from eval_pipelines.config import Config, load_config
 from eval_pipelines.keys import ModelKey
+
+_HANDED_OVER_S: Final = 0.1
 
 
 @click.command("probe")
@@ -20,9 +24,11 @@ def probe(path: Path, model: str, as_json: bool) -> None:
     found = asyncio.run(_tried(load_config(path), ModelKey.parse(model)))
     if as_json:
         click.echo(json.dumps(found, indent=2))
-        return
-    for capability, why_not in found.items():
-        click.echo(f"{capability:<16}{'no   ' + why_not if why_not else 'yes'}")
+    else:
+        for capability, why_not in found.items():
+            click.echo(f"{capability:<16}{'no   ' + why_not if why_not else 'yes'}")
+    # the transport's own thread, which just handed over the last reply, aborts an interpreter that ends under it
+    time.sleep(_HANDED_OVER_S)
 
 
 async def _tried(config: Config, key: ModelKey) -> dict[str, str]:
