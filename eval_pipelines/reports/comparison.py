@@ -29,9 +29,10 @@ def make(connection: "duckdb.DuckDBPyConnection", options: Options) -> Iterator[
         UnknownNameError: a model or benchmark that the record does not know.
         ConfigError: one model, the same one twice, or more than two.
     """
-    if options.models and (len(options.models) != 2 or len(set(options.models)) != 2):
-        named = ", ".join(options.models)
-        raise ConfigError(f"a comparison is of two models, not of {named}: --model A --model B.")
+    if options.models and len(options.models) != 2:
+        raise ConfigError(f"a comparison is of two models, not {len(options.models)}: --model A --model B.")
+    if options.models and options.models[0] == options.models[1]:
+        raise ConfigError(f"A and B are both {options.models[0]}: name two models.")
     chosen = [(options.models[0], options.models[1])] if options.models else _worth_comparing(connection, options)
     for a, b in chosen:
         pairs = comparison.pairs(connection, a, b, options.benchmarks)

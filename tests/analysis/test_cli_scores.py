@@ -203,7 +203,7 @@ def test_a_query_is_exported_into_a_pipe(config) -> None:
             "the variable NO_SUCH is not set",
         ),
         (("compare", GOOD, GOOD), f"A and B are both {GOOD}: name two models"),
-        (("report", "comparison", "--model", GOOD, "--model", GOOD), f"of two models, not of {GOOD}, {GOOD}"),
+        (("report", "comparison", "--model", GOOD, "--model", GOOD), f"A and B are both {GOOD}: name two models"),
         (("leaderboard", "--format", "parquet"), "name a file with --to"),
         (("leaderboard", "--to", "board.xlsx"), "its ending names no format. Use one of .csv"),
         (("leaderboard", "--to", "/proc/nowhere/board.csv"), "cannot be written"),

@@ -57,6 +57,7 @@ def test_a_failure_is_no_answer_but_is_kept(tmp_path: Path) -> None:
 
     assert landing.answered(MODEL, BYTES) == {}
     assert landing.responses_for(MODEL, BYTES, [request.digest]) == {request.digest: failure(request)}
+    assert landing.responses_for(MODEL, BYTES, []) == {}
 
 
 def test_an_answer_wins_over_a_later_failure_and_the_newest_failure_over_older_ones(tmp_path: Path) -> None:
