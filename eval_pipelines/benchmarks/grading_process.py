@@ -53,6 +53,7 @@ def main() -> None:
                     line.close()
                     _work_and_exit(Connection(fds[0]))
                 os.close(fds[0])
+                _lead_a_group(pid)
                 children.add(pid)
             line.sendall(MESSAGE.pack(pid))
         for pid in children:
@@ -64,13 +65,20 @@ def _read_path(line: socket.socket) -> bytes:
     return line.recv(size, socket.MSG_WAITALL)
 
 
+def _lead_a_group(pid: int) -> None:
+    # on both sides of the fork: whoever comes first
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)
+
+
 def _kill(pid: int) -> None:
-    # its pid is not given to another before it is waited for
-    os.kill(pid, signal.SIGKILL)
+    # with what its scorers started; its pid is not given to another before it is waited for
+    os.killpg(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
 
 
 def _work_and_exit(line: Connection) -> NoReturn:
+    _lead_a_group(os.getpid())
     with contextlib.suppress(AttributeError, OSError):  # Linux only; elsewhere a worker ends with its line
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     with contextlib.suppress(OSError, ValueError):
