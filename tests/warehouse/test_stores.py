@@ -141,6 +141,16 @@ def test_two_files_of_one_name_and_different_rows_are_both_kept(machines) -> Non
     assert sorted(path.name for path in paths[1].parent.iterdir()) == names
 
 
+def test_a_file_that_is_kept_twice_at_once_stays_one_file(machines) -> None:
+    a, b = machines
+    landed = Landing(a.root).land_samples("gsm8k", "1.0-x", samples(12_000))
+    assert landed is not None
+    for _ in range(2):  # the landing itself, and a sync that listed the store before it
+        assert a.landing._mirror.keep(landed) == landed
+    b.landing.sync()
+    assert [path.name for path in (b.root / "landing/samples").rglob("*.parquet")] == [landed.name]
+
+
 def test_a_copy_here_is_never_replaced_and_never_half_written(machines, monkeypatch) -> None:
     a, b = machines
     a.land()
