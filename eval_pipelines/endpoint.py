@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from eval_pipelines.config.prices import Price
+if TYPE_CHECKING:
+    from eval_pipelines.config.prices import Price
 
 CAPABILITIES = (
     "chat", "completions", "echo_logprobs", "top_logprobs", "start_logprobs", "logprobs", "n", "seed", "stream", "tools",
@@ -138,7 +139,7 @@ class Endpoint:
     idle_timeout_s: float = 60.0
     text_start: str | None = None
     n_per_request: int = 1
-    price: Price | None = None
+    price: "Price | None" = None
     currency: str = "USD"
     daily_budget: DailyBudget | None = None
     budgets_folder: Path | None = None
