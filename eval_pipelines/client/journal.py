@@ -56,7 +56,7 @@ class Journal:
         except BaseException:
             os.close(fd)
             raise
-        self._fd, self._end, self._synced_at = fd, os.fstat(fd).st_size, time.monotonic()
+        self._fd, self._end = fd, os.fstat(fd).st_size
 
     def close(self) -> None:
         """Sync and release. Safe to call twice. Raises WarehouseError when the disk says only now that it is full."""

@@ -35,7 +35,7 @@ def hub() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
-        process.terminate()
+        process.kill()
 
 
 def loaded(home: Path, endpoint: str, index: Path, **data: Any) -> list[Any]:

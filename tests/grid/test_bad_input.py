@@ -296,7 +296,7 @@ def leave(disk: Path, n_bytes: int) -> Path:
     return ballast
 
 
-@pytest.mark.parametrize("free_kib", [72, 104], ids=["while asking", "while landing"])
+@pytest.mark.parametrize("free_kib", [80, 104], ids=["while asking", "while landing"])
 def test_after_a_full_disk_only_what_is_missing_is_asked(project, faulty, small_disk, free_kib) -> None:
     project.env["DAGSTER_HOME"] = str(project.folder / "home")
     ballast = leave(small_disk, free_kib * 1024)

@@ -40,7 +40,7 @@ def test_the_demo_fills_the_leaderboard_with_both_checkpoints_and_nothing_for_a_
     asked = [("capitals", 2), ("gsm8k", 3), ("hellaswag", 4), *([("humaneval", 2)] if has_sandbox() else [])]
     assert board == [(model, name, n, 1.0) for model in models for name, n in asked]
     assert ("left out: humaneval" in done.stdout) == (not has_sandbox())
-    for said in ("Leaderboard", "coverage", "significant", "scores.duckdb", "sample_scores", "make ui"):
+    for said in ("rank", "coverage", "significant", "scores.duckdb", "sample_scores", "make ui"):
         assert said in done.stdout
     assert "step-3000" not in done.stdout
 
