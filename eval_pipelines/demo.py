@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import dagster as dg
 
+from assets.partitions import models
 from eval_pipelines.cells import evaluate_cells
 from eval_pipelines.config import Config
 from eval_pipelines.errors import ConfigError, EvalPipelinesError, NoSandboxError
@@ -53,8 +54,12 @@ def run_demo(config: Config, weights: Path) -> None:
     started, since = time.monotonic(), utc_now()
     _drop_checkpoints(root.path if root.family else root.path / "demo", weights)
     suite = config.expand([root.suite])
+    # its tables are made by whoever comes first, and two who come at once fail: before the daemon starts
+    instance = dg.DagsterInstance.get()
+    instance.get_runs(limit=1)
+    instance.get_dynamic_partitions(models.name or "")
+    instance.all_instigator_state()
     with _daemon(config):
-        instance = dg.DagsterInstance.get()
         click.echo(f"The daemon runs; its sensor looks into {root.path}")
         _watch(instance, config, keys, [dg.AssetKey(["scores", name]) for name in suite], since)
         _run_code(config, keys)
