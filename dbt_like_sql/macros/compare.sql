@@ -204,6 +204,17 @@ bounded AS (
     FROM tails
 ),
 
+rooted AS (
+    -- null with three questions or fewer: the root of a negative number is an error in DuckDB 1
+    SELECT
+        *,
+        CASE
+            WHEN n > 1.959963984540054e0 ** 2 - 0.8416212335729143e0 ** 2
+                THEN discordance * (n - (1.959963984540054e0 ** 2 - 0.8416212335729143e0 ** 2))
+        END AS under_root
+    FROM bounded
+),
+
 detectable AS (
     -- z of 0.975 and of 0.8; see power.py
     SELECT
@@ -211,9 +222,9 @@ detectable AS (
         (1.959963984540054e0 + 0.8416212335729143e0) ** 2 / n AS least_found,
         (
             1.959963984540054e0 * sqrt(n * discordance)
-            + 0.8416212335729143e0 * sqrt(discordance * (n - (1.959963984540054e0 ** 2 - 0.8416212335729143e0 ** 2)))
+            + 0.8416212335729143e0 * sqrt(under_root)
         ) / (n + 0.8416212335729143e0 ** 2) + 1 / n AS usually_found
-    FROM bounded
+    FROM rooted
 )
 
 SELECT
