@@ -51,33 +51,34 @@ class Kept:
             return
         with self._world({"scores": "SELECT * FROM whole.scores WHERE false"}):
             run(f"CREATE OR REPLACE TABLE {target} AS {self.model.sql}\n")
-        # one benchmark at a time, so that memory does not have to hold them all
-        for (benchmark,) in self._do(f"SELECT DISTINCT benchmark FROM {self.model.kept_by} ORDER BY ALL"):
-            self._do(
-                f"CREATE OR REPLACE TEMP TABLE listed_new AS FROM {self.model.kept_by} WHERE benchmark = ?", [benchmark]
-            )
-            self._insert(run, target)
+        self._do(f"CREATE OR REPLACE TEMP TABLE listed_wanted AS FROM {self.model.kept_by}")
+        self._insert_all(run, target)
 
     def close(self) -> None:
         """Leave nothing behind on the connection."""
-        for table in ("listed_before", "listed_new"):
+        for table in ("listed_before", "listed_wanted", "listed_new"):
             self._do(f"DROP TABLE IF EXISTS temp.main.{table}")
 
     def _refresh(self, run: Run, target: str) -> None:
         """Rows that are listed as before stand, unless there is something new of a try or of the questions beneath them."""
         listed, grain = self.model.kept_by, self._grain
         self._do(
-            f"CREATE OR REPLACE TEMP TABLE listed_new AS FROM {listed} WHERE ({grain}) IN ("
+            f"CREATE OR REPLACE TEMP TABLE listed_wanted AS FROM {listed} WHERE ({grain}) IN ("
             f"SELECT ({grain}) FROM (FROM {listed} EXCEPT FROM listed_before) "
             f"UNION SELECT ({grain}) FROM {listed} SEMI JOIN {self._changed} USING (evaluation_id, run_id) "
             f"UNION SELECT ({grain}) FROM {listed} WHERE benchmark IN "
             f"(SELECT benchmark FROM {self._changed} WHERE evaluation_id IS NULL))"
         )
         self._do(
-            f"DELETE FROM {target} WHERE ({grain}) IN (SELECT ({grain}) FROM listed_new) "
+            f"DELETE FROM {target} WHERE ({grain}) IN (SELECT ({grain}) FROM listed_wanted) "
             f"OR ({grain}) NOT IN (SELECT ({grain}) FROM {listed})"
         )
-        if self._do("SELECT count(*) FROM listed_new")[0][0]:
+        self._insert_all(run, target)
+
+    def _insert_all(self, run: Run, target: str) -> None:
+        """The wanted rows, one benchmark at a time, so that memory does not have to hold them all."""
+        for (benchmark,) in self._do("SELECT DISTINCT benchmark FROM listed_wanted ORDER BY ALL"):
+            self._do("CREATE OR REPLACE TEMP TABLE listed_new AS FROM listed_wanted WHERE benchmark = ?", [benchmark])
             self._insert(run, target)
 
     def _insert(self, run: Run, target: str) -> None:

@@ -1,6 +1,6 @@
 """A table of sums over another table's rows: what came is added, what left is subtracted, the rest is not read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from dbt_like_sql.model import SqlModel, SqlProject
@@ -33,25 +33,26 @@ class Sums:
         if not self._changed:
             with self._with_rows(f"SELECT * FROM whole.{over} WHERE false", None):
                 run(f"CREATE OR REPLACE TABLE {catalog}.main.{name} AS {self.model.sql}\n")
-            # one benchmark at a time, so that memory does not have to hold them all
-            for (benchmark,) in self._do(f"SELECT DISTINCT benchmark FROM {over} ORDER BY ALL"):
-                self._do(
-                    "CREATE OR REPLACE TEMP TABLE rows_new AS SELECT * FROM " + over + " WHERE benchmark = ?",
-                    [benchmark],
-                )
-                with self._with_rows("FROM rows_new", "rows_new"):
+            for part in self._by_benchmark(over):
+                with self._with_rows(f"FROM {part}", part):
                     run(f"INSERT INTO {catalog}.main.{name} BY NAME {self.model.sql}\n")
             return
         self._split()
         for sign, rows in (("-", "rows_gone"), ("+", "rows_new")):
-            if self._do(f"SELECT count(*) FROM {rows}")[0][0]:
-                with self._with_rows(f"FROM {rows}", rows):
+            for part in self._by_benchmark(rows):
+                with self._with_rows(f"FROM {part}", part):
                     run(f"CREATE OR REPLACE TEMP TABLE summands AS {self.model.sql}\n")
                 self._add(sign)
 
+    def _by_benchmark(self, rows: str) -> Iterator[str]:
+        """A table of the rows of one benchmark after the other, so that memory does not have to hold what all sum over."""
+        for (benchmark,) in self._do(f"SELECT DISTINCT benchmark FROM {rows} ORDER BY ALL"):
+            self._do(f"CREATE OR REPLACE TEMP TABLE rows_part AS SELECT * FROM {rows} WHERE benchmark = ?", [benchmark])
+            yield "rows_part"
+
     def close(self) -> None:
         """Leave nothing behind on the connection."""
-        for table in ("rows_before", "rows_gone", "rows_new", "summands"):
+        for table in ("rows_before", "rows_gone", "rows_new", "rows_part", "summands"):
             self._do(f"DROP TABLE IF EXISTS temp.main.{table}")
 
     def _split(self) -> None:

@@ -44,28 +44,44 @@ groups AS (
     WHERE cluster IS NOT NULL
 ),
 
--- one row for each group of questions; a question without a group is one of its own
-units AS (
+paired AS (
     SELECT
         p.key_a,
         p.key_b,
         p.benchmark,
-        count(*) AS m,
-        sum(a.value) AS of_a,
-        sum(b.value) AS of_b,
-        sum(b.value - a.value) AS total,
-        sum((b.value - a.value) ** 2) AS square,
-        count(*) FILTER (b.value < a.value) AS n_a_only,
-        count(*) FILTER (b.value > a.value) AS n_b_only,
-        bool_and(a.value IN (0, 1) AND b.value IN (0, 1)) AS is_right_or_wrong,
-        bool_and(a.value BETWEEN 0 AND 1 AND b.value BETWEEN 0 AND 1) AS is_share
+        s.cluster,
+        a.value AS of_a,
+        b.value AS of_b,
+        b.value - a.value AS difference
     FROM pairs AS p
     INNER JOIN verdicts AS a ON p.key_a = a.model_key AND p.benchmark = a.benchmark
     INNER JOIN verdicts AS b
         ON p.key_b = b.model_key AND p.benchmark = b.benchmark AND a.sample_id = b.sample_id AND a.subtask = b.subtask
     LEFT JOIN groups AS s
         ON p.benchmark = s.benchmark AND p.ask_version = s.ask_version AND a.sample_id = s.sample_id
-    GROUP BY p.key_a, p.key_b, p.benchmark, coalesce('in ' || s.cluster, 'alone ' || a.sample_id)
+),
+
+-- sums over the questions of each group; those that are alone are a group each, and need not be gathered one by one
+units AS (
+    SELECT
+        key_a,
+        key_b,
+        benchmark,
+        count(*) AS m,
+        CASE WHEN cluster IS NULL THEN count(*) ELSE 1 END AS n_units,
+        sum(of_a) AS of_a,
+        sum(of_b) AS of_b,
+        sum(difference) AS total,
+        sum(difference ** 2) AS square,
+        CASE WHEN cluster IS NULL THEN sum(difference ** 2) ELSE sum(difference) ** 2 END AS total_total,
+        CASE WHEN cluster IS NULL THEN sum(difference) ELSE sum(difference) * count(*) END AS total_m,
+        CASE WHEN cluster IS NULL THEN count(*) ELSE count(*) ** 2 END AS m_m,
+        count(*) FILTER (difference < 0) AS n_a_only,
+        count(*) FILTER (difference > 0) AS n_b_only,
+        bool_and(of_a IN (0, 1) AND of_b IN (0, 1)) AS is_right_or_wrong,
+        bool_and(of_a BETWEEN 0 AND 1 AND of_b BETWEEN 0 AND 1) AS is_share
+    FROM paired
+    GROUP BY key_a, key_b, benchmark, cluster
 ),
 
 summed AS (
@@ -74,15 +90,15 @@ summed AS (
         key_b,
         benchmark,
         sum(m)::DOUBLE AS n,
-        count(*)::DOUBLE AS n_units,
+        sum(n_units)::DOUBLE AS n_units,
         sum(of_a) / sum(m) AS mean_a,
         sum(of_b) / sum(m) AS mean_b,
         sum(total) AS total,
         sum(total) / sum(m) AS difference,
         sum(square) AS square,
-        sum(total * total) AS total_total,
-        sum(total * m) AS total_m,
-        sum(m * m) AS m_m,
+        sum(total_total) AS total_total,
+        sum(total_m) AS total_m,
+        sum(m_m) AS m_m,
         sum(n_a_only)::BIGINT AS n_a_only,
         sum(n_b_only)::BIGINT AS n_b_only,
         bool_and(is_right_or_wrong) AS is_right_or_wrong,

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 def test_writers_and_readers_of_every_kind_neither_fail_nor_see_half_a_state(tmp_path: Path) -> None:
     pytest.importorskip("duckdb_engine")
 
-    told = concurrency.run(tmp_path, seconds=15, n_writers=2)
+    told = concurrency.run(tmp_path, seconds=15, n_writers=2, is_flat_out=True)
 
     assert [error for one in told for error in one.errors] == []
     assert {one.name for one in told} >= {reader.__name__ for reader in concurrency.READERS}
