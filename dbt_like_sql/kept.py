@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dbt_like_sql.model import SqlModel, SqlProject
-from dbt_like_sql.restricted import Narrow
+from dbt_like_sql.restricted import Narrow, in_parts
 from eval_pipelines.errors import SqlModelError
 
 if TYPE_CHECKING:
@@ -76,18 +76,16 @@ class Kept:
         self._insert_all(run, target)
 
     def _insert_all(self, run: Run, target: str) -> None:
-        """The wanted rows, one benchmark at a time, so that memory does not have to hold them all."""
-        for (benchmark,) in self._do("SELECT DISTINCT benchmark FROM listed_wanted ORDER BY ALL"):
-            self._do("CREATE OR REPLACE TEMP TABLE listed_new AS FROM listed_wanted WHERE benchmark = ?", [benchmark])
-            self._insert(run, target)
+        for part in in_parts(self._connection, "listed_wanted", "listed_new"):
+            self._insert(run, target, part)
 
-    def _insert(self, run: Run, target: str) -> None:
+    def _insert(self, run: Run, target: str, part: str) -> None:
         narrow = Narrow(self._project, self._connection)
-        of_benchmark = narrow.like("listed_new", ("benchmark",))
+        of_benchmark = narrow.like(part, ("benchmark",))
         rows = {name: of_benchmark[name] for name in _OF_ITS_BENCHMARK}
-        with self._world(rows | {"scores": narrow.like("listed_new", _GRADING)["scores"]}):
+        with self._world(rows | {"scores": narrow.like(part, _GRADING)["scores"]}):
             # other rows are seen in part only: one of their sides may be there because a listed row needs it
-            listed = f"SEMI JOIN listed_new USING ({self._grain})"
+            listed = f"SEMI JOIN {part} USING ({self._grain})"
             run(f"INSERT INTO {target} BY NAME SELECT * FROM ({self.model.sql}\n) {listed}")
 
     def _world(self, rows: Mapping[str, str]) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dbt_like_sql.model import SOURCES, SqlProject
 
@@ -10,12 +10,34 @@ if TYPE_CHECKING:
     import duckdb
 
 # Literals let DuckDB skip parts of files; of more than so many, the join alone decides.
-_MOST_LITERALS = 60
+_MOST_LITERALS: Final = 60
+# Of so many tries the verdicts are read together: each part costs some time, each verdict some memory.
+_MOST_TRIES: Final = 400
 
 
 def run(connection: "duckdb.DuckDBPyConnection", sql: str) -> list[tuple[Any, ...]]:
     """Execute and fetch."""
     return connection.execute(sql).fetchall()
+
+
+def in_parts(connection: "duckdb.DuckDBPyConnection", rows: str, part: str) -> Iterator[str]:
+    """A temporary table `part` of some benchmarks' rows after the other, so that memory need not hold what belongs to all.
+
+    Args:
+        rows: a table with benchmark, evaluation_id and run_id.
+    """
+    counted = (
+        f"SELECT benchmark, count(DISTINCT (evaluation_id, run_id)) FROM {rows} GROUP BY benchmark ORDER BY benchmark"
+    )
+    together: list[str] = []
+    n = 0
+    for benchmark, n_tries in [*run(connection, counted), (None, 0)]:
+        if together and (benchmark is None or n + n_tries > _MOST_TRIES):
+            there = f"SELECT * FROM {rows} WHERE benchmark IN (SELECT unnest(?))"
+            connection.execute(f"CREATE OR REPLACE TEMP TABLE {part} AS {there}", [together]).fetchall()
+            yield part
+            together, n = [], 0
+        together, n = [*together, benchmark], n + n_tries
 
 
 class Narrow:

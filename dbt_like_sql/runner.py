@@ -1,6 +1,7 @@
 """Build a project's models and run its tests on an open DuckDB connection."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dbt_like_sql.kept import Kept
 from dbt_like_sql.model import Severity, SqlMacro, SqlModel, SqlProject, SqlTest
 from dbt_like_sql.parsed import first_line
-from dbt_like_sql.restricted import Narrow
+from dbt_like_sql.restricted import Narrow, in_parts
 from dbt_like_sql.sums import Sums
 from eval_pipelines.errors import SqlModelError
 
@@ -127,21 +128,21 @@ def run_tests(
     return tuple(results[test.name] for test in project.tests)
 
 
-def _scopes(connection: "duckdb.DuckDBPyConnection", changed: str | None) -> list[str]:
-    """Tables of tries to look at, one after the other: the new and the suspected, or each benchmark's."""
+def _scopes(connection: "duckdb.DuckDBPyConnection", changed: str | None) -> Iterator[str]:
+    """Tables of tries to look at, one after the other: of the new and the suspected, or of all."""
     connection.execute("CREATE OR REPLACE TEMP TABLE suspects_found (evaluation_id VARCHAR, run_id VARCHAR)").fetchall()
-    tries = "SELECT DISTINCT evaluation_id, run_id, model_key, benchmark FROM"
+    columns = "evaluation_id, run_id, model_key, benchmark"
+    wanted = f"SELECT DISTINCT {columns} FROM evaluations"
     if changed:
-        connection.execute(
-            f"CREATE OR REPLACE TEMP TABLE scope_0 AS {tries} {changed} WHERE evaluation_id IS NOT NULL "
-            f"UNION {tries} evaluations SEMI JOIN suspects USING (evaluation_id, run_id)"
-        ).fetchall()
-        return ["scope_0"]
-    benchmarks = connection.execute("SELECT DISTINCT benchmark FROM evaluations ORDER BY ALL").fetchall()
-    for n, (benchmark,) in enumerate(benchmarks):
-        sql = f"CREATE OR REPLACE TEMP TABLE scope_{n} AS {tries} evaluations WHERE benchmark = ?"
-        connection.execute(sql, [benchmark]).fetchall()
-    return [f"scope_{n}" for n in range(len(benchmarks))] or _scopes(connection, "evaluations")
+        wanted = f"SELECT {columns} FROM {changed} WHERE evaluation_id IS NOT NULL UNION {wanted} "
+        wanted += "SEMI JOIN suspects USING (evaluation_id, run_id)"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE scope AS {wanted}").fetchall()
+    n_parts = 0
+    for part in in_parts(connection, "scope", "scope_part"):
+        n_parts += 1
+        yield part
+    if not n_parts:
+        yield "scope"
 
 
 def _suspect(connection: "duckdb.DuckDBPyConnection", test: SqlTest) -> None:

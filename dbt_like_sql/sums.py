@@ -1,10 +1,10 @@
 """A table of sums over another table's rows: what came is added, what left is subtracted, the rest is not read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from dbt_like_sql.model import SqlModel, SqlProject
-from dbt_like_sql.restricted import Narrow
+from dbt_like_sql.restricted import Narrow, in_parts
 
 if TYPE_CHECKING:
     import duckdb
@@ -33,22 +33,16 @@ class Sums:
         if not self._changed:
             with self._with_rows(f"SELECT * FROM whole.{over} WHERE false", None):
                 run(f"CREATE OR REPLACE TABLE {catalog}.main.{name} AS {self.model.sql}\n")
-            for part in self._by_benchmark(over):
+            for part in in_parts(self._connection, over, "rows_part"):
                 with self._with_rows(f"FROM {part}", part):
                     run(f"INSERT INTO {catalog}.main.{name} BY NAME {self.model.sql}\n")
             return
         self._split()
         for sign, rows in (("-", "rows_gone"), ("+", "rows_new")):
-            for part in self._by_benchmark(rows):
+            for part in in_parts(self._connection, rows, "rows_part"):
                 with self._with_rows(f"FROM {part}", part):
                     run(f"CREATE OR REPLACE TEMP TABLE summands AS {self.model.sql}\n")
                 self._add(sign)
-
-    def _by_benchmark(self, rows: str) -> Iterator[str]:
-        """A table of the rows of one benchmark after the other, so that memory does not have to hold what all sum over."""
-        for (benchmark,) in self._do(f"SELECT DISTINCT benchmark FROM {rows} ORDER BY ALL"):
-            self._do(f"CREATE OR REPLACE TEMP TABLE rows_part AS SELECT * FROM {rows} WHERE benchmark = ?", [benchmark])
-            yield "rows_part"
 
     def close(self) -> None:
         """Leave nothing behind on the connection."""
