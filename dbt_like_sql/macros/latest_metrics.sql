@@ -1,7 +1,8 @@
 -- latest_metrics: the number a person quotes for a model on a benchmark, as of any moment.
 --
 -- macro: latest_metrics(as_of := NULL)
--- Takes    as_of: a moment in UTC; what was recorded after it is not there. Null: now
+-- Takes    as_of: a moment, as a timestamp, a date or text; UTC unless it names an offset. What was recorded after it is
+--          not there. Null: now
 -- Grain    one row per (model_key, benchmark, subtask, metric, filter)
 -- Rule     only evaluations within their failure budget, only the benchmark's newest version count: the ask_version
 --          that was asked last and, of it, the score_version that graded last, over all models.

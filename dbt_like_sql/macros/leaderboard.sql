@@ -1,7 +1,8 @@
 -- leaderboard: who is best on each benchmark, by its headline metric, as of any moment.
 --
 -- macro: leaderboard(as_of := NULL)
--- Takes    as_of: a moment in UTC; what was recorded after it is not there. Null: now
+-- Takes    as_of: a moment, as a timestamp, a date or text; UTC unless it names an offset. What was recorded after it is
+--          not there. Null: now
 -- Grain    one row per (model_key, benchmark)
 -- Rule     the latest headline number over the whole benchmark; ranked in the metric's own direction, ties share a
 --          rank; a model of which nothing could be graded is listed without a rank. rank_best and rank_worst: the ranks

@@ -1,7 +1,8 @@
 -- stg_metrics: every metric of the newest grading of every try, as of any moment.
 --
 -- macro: stg_metrics(as_of := NULL)
--- Takes    as_of: a moment in UTC; what was recorded after it is not there. Null: now
+-- Takes    as_of: a moment, as a timestamp, a date or text; UTC unless it names an offset. What was recorded after it is
+--          not there. Null: now
 -- Grain    one row per (evaluation_id, run_id, score_version, subtask, metric, filter)
 -- Rule     graded twice by one scorer version: the newest grading as a whole wins, never a mixture of two;
 --          a metric whose evaluation is not landed does not exist
@@ -19,7 +20,13 @@
 WITH newest_grading AS (
     SELECT DISTINCT *
     FROM metrics
-    WHERE as_of IS NULL OR recorded_at <= as_of::TIMESTAMP
+    WHERE
+        as_of IS NULL
+        -- a moment with an offset says so as text; only then does the session's own time zone play no part in the cast
+        OR recorded_at <= CASE
+            WHEN regexp_matches(as_of::VARCHAR, ':.*[-+a-zA-Z]') THEN timezone('UTC', as_of::TIMESTAMPTZ)
+            ELSE as_of::TIMESTAMP
+        END
     QUALIFY rank() OVER (
         PARTITION BY evaluation_id, run_id, score_version
         ORDER BY recorded_at DESC, score_run_id DESC

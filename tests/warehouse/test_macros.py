@@ -1,5 +1,6 @@
 """The questions with parameters: asked of the published file as any tool opens it."""
 
+from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,29 @@ def test_the_leaderboard_of_a_moment_is_the_one_that_was_published_then(tmp_path
     assert [(call, ask(tmp_path, f"FROM {call} ORDER BY ALL")) for call, _ in states] == states
     assert len({str(rows) for call, rows in states if call.startswith("leaderboard")}) == 4
     assert ask(tmp_path, "FROM leaderboard(as_of := '2026-11-21 11:00')") == []
+
+
+def test_a_moment_is_the_same_in_every_time_zone_of_a_session(tmp_path: Path) -> None:
+    for minute in (0, 10, 20):
+        land(tmp_path, evaluation(f"tiny@step-{minute}", recorded_at=at(minute)), (1, 0))
+    publish(tmp_path)
+    before, after = at(15), at(24 * 60)
+    moments: dict[Any, int] = {
+        before: 2, after: 3, before.replace(tzinfo=None): 2, after.date(): 3, at(0).date(): 0,
+        f"{before:%Y-%m-%d %H:%M:%S}": 2, f"{before:%Y-%m-%dT%H:%M:%SZ}": 2, f"{after:%Y-%m-%d}": 3,
+        before.astimezone(timezone(timedelta(hours=2))).isoformat(): 2,
+        f"{before.astimezone(timezone(timedelta(hours=-5))):%Y-%m-%d %H:%M:%S}-05": 2,
+    }  # fmt: skip
+
+    with duckdb.connect(str(tmp_path / "scores.duckdb"), read_only=True) as connection:
+        for zone in ("UTC", "America/New_York", "Asia/Tokyo"):
+            connection.execute(f"SET TimeZone = '{zone}'")
+            for table in ("leaderboard", "stg_evaluations"):
+                sql = f"SELECT count(DISTINCT model_key) FROM {table}(as_of := ?)"
+                found = {moment: connection.execute(sql, [moment]).fetchone() for moment in moments}
+                assert found == {moment: (n,) for moment, n in moments.items()}, zone
+            now = "TIMESTAMPTZ '2026-11-21 12:15:00+00'"
+            assert connection.execute(f"SELECT count(*) FROM leaderboard(as_of := {now})").fetchone() == (2,)
 
 
 def test_the_history_of_a_family_holds_every_number_and_says_which_ones_compare(tmp_path: Path) -> None:
