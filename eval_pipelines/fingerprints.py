@@ -11,6 +11,7 @@ import re
 import stat
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -68,10 +69,15 @@ def fingerprint(path: Path, *, cache: Path | None, deadline: float | None = None
     return digest(parts)
 
 
-def hosted_fingerprint(base_url: str, served_name: str, revision: str) -> str:
-    """Stands in for the bytes of a model that someone else serves; credentials in the URL do not count."""
+def hosted_fingerprint(base_url: str, served_name: str, revision: str, *, left_out: Sequence[str] = ()) -> str:
+    """Stands in for the bytes of a model that someone else serves; credentials in the URL do not count.
+
+    Args:
+        left_out: Parameters of requests that are never sent there.
+    """
     url = urlsplit(base_url)
-    return digest(["hosted", f"{url.hostname}:{url.port}{url.path.rstrip('/')}", served_name, revision])
+    parts = ["hosted", f"{url.hostname}:{url.port}{url.path.rstrip('/')}", served_name, revision]
+    return digest([*parts, sorted(left_out)] if left_out else parts)
 
 
 def counted_files(path: Path) -> list[Path]:

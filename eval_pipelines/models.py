@@ -1,7 +1,7 @@
 """From a model key to what it points to: weights on disk, or a name at someone else's address."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +20,8 @@ class Model:
 
     Attributes:
         weights: File or folder; None for a hosted model.
-        fingerprint: Content hash of the weights; for a hosted model its revision, URL and served name stand in.
+        fingerprint: Content hash of the weights; for a hosted model stand in its revision, URL, served name, and which
+            parameters are kept from it.
         deployment: Name of the deployment that serves it.
         served_name: Name a hosted endpoint knows it by; None means the model key.
         interceptors: What stands around its requests; no part of which model it is.
@@ -181,12 +182,24 @@ def _where(deployment: Deployment) -> str:
     return digest([deployment.backend, deployment.options, image], n_bytes=8)
 
 
+def _asked_for(deployment: Deployment, key: ModelKey, entry: ModelEntry) -> str:
+    """The name that is really sent to an address that someone else runs."""
+    return entry.served_name or getattr(deployment.spec, "served_name", None) or str(key)
+
+
+def _left_out(deployment: Deployment) -> list[str]:
+    """Parameters that `renames` keeps from being sent: without them the same request asks for something else."""
+    renames: Mapping[str, str | None] = getattr(deployment.spec, "renames", {})
+    return [name for name, there in renames.items() if there is None]
+
+
 def _declared(config: Config, key: ModelKey, entry: ModelEntry) -> Model:
     if entry.weights is not None and not entry.weights.exists():
         raise ConfigError(f"models.{key}.weights in {config.path}: there is nothing at {entry.weights}")
     deployment = route(config, key, entry.deployment, entry.weights)
     if entry.weights is None:
-        mark = hosted_fingerprint(_where(config.deployment(deployment)), entry.served_name or str(key), key.revision)
+        one = config.deployment(deployment)
+        mark = hosted_fingerprint(_where(one), _asked_for(one, key, entry), key.revision, left_out=_left_out(one))
         return Model(key, deployment, mark, None, entry.served_name, entry.interceptors)
     mark = fingerprint(entry.weights, cache=fingerprint_cache(config))
     return Model(key, deployment, mark, entry.weights, interceptors=entry.interceptors)

@@ -96,15 +96,33 @@ def test_a_key_in_the_place_of_a_variables_name_is_refused_and_not_repeated(key:
     assert key not in told
 
 
-def test_the_address_of_a_provider_is_part_of_the_models_version(tmp_path) -> None:
-    def mark(text: str) -> str:
-        entry = "models: {mock@a: {deployment: one, served_name: mock}}"
-        config = Config.parse(f"deployments: {{one: {{backend: hosted, {text}}}}}\n{entry}", path=tmp_path / "e.yaml")
-        return resolve(config, ModelKey("mock", "a")).fingerprint
+def mark(text: str, entry: str = "served_name: mock") -> str:
+    """The fingerprint of the model `mock@a` of a hosted deployment."""
+    entries = f"deployments: {{one: {{backend: hosted, {text}}}}}\nmodels: {{mock@a: {{deployment: one, {entry}}}}}"
+    return resolve(Config.parse(entries, path=Path("/nowhere/evals.yaml")), ModelKey("mock", "a")).fingerprint
 
+
+def test_the_address_of_a_provider_is_part_of_the_models_version() -> None:
     assert mark("provider: openai") == mark("base_url: https://api.openai.com/v1")
     assert mark("provider: openai") != mark("provider: together")
     assert mark("base_urls: ['http://a.example', 'http://b.example']") == mark("base_url: http://a.example")
+
+
+def test_the_name_that_is_really_sent_is_part_of_the_models_version() -> None:
+    of_deployment = mark("provider: openai, served_name: mock", entry="")
+    assert of_deployment == mark("provider: openai") == mark("provider: openai, served_name: other")
+    assert of_deployment != mark("provider: openai, served_name: other", entry="")
+    assert mark("provider: openai", entry="") == mark("provider: openai", entry='served_name: "mock@a"')
+
+
+def test_what_a_model_is_never_sent_is_part_of_its_version_and_not_how_the_rest_is_called() -> None:
+    plain = mark("provider: openai")
+    assert plain == "4b42953a2714396a18d7a0a9ad37da2e", "what is landed stays known"
+    assert plain == mark("provider: openai, renames: {max_tokens: max_output_tokens}")
+    assert plain != mark("provider: openai, renames: {temperature: null}")
+    assert mark("provider: openai, renames: {stop: null, temperature: null}") == mark(
+        "provider: openai, renames: {temperature: null, stop: null}"
+    )
 
 
 # through a lease
