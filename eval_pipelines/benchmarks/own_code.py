@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eval_pipelines.benchmarks.catalog import OWN_TASKS
+from eval_pipelines.benchmarks.reach import reached
 from eval_pipelines.benchmarks.task_index import lm_eval_folder
 from eval_pipelines.keys import digest
 
@@ -23,7 +24,7 @@ def code_of(values: Iterable[Any]) -> list[list[str]]:
         source = _source_of(function)
         if source is not None and not _has_a_version(source):
             found: set[Path] = set()
-            _follow(source, found)
+            _follow(source, found, getattr(function, "reached_from", ()))
             # whose `repr` names all that its own file does is in the configuration as that
             files |= found - {source} if getattr(function, "is_told_by_repr", False) else found
     return sorted([path.name, digest([path.read_text(encoding="utf-8")], n_bytes=16)] for path in files)
@@ -56,15 +57,15 @@ def _source_of(function: Any) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def _follow(path: Path, files: set[Path]) -> None:
+def _follow(path: Path, files: set[Path], roots: tuple[str, ...] = ()) -> None:
     if path in files:
         return
     files.add(path)
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     except (SyntaxError, ValueError):
         return
-    for name in _imported(tree):
+    for name in _imported(reached(tree, roots) if roots else tree):
         beside = path.parent / name.replace(".", "/")
         for candidate in (beside.with_suffix(".py"), beside / "__init__.py"):
             if name and candidate.is_file():

@@ -27,6 +27,7 @@ from eval_pipelines.benchmarks.own_scoring import (
     Scorer,
     metric_in_words,
 )
+from eval_pipelines.benchmarks.reach import reached
 from eval_pipelines.config import DataSource
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.keys import digest
@@ -183,7 +184,7 @@ def _config(said: OwnBenchmark, name: str) -> dict[str, Any]:
 def _functions(said: OwnBenchmark, functions: dict[str, Callable[..., Any]], path: Path) -> dict[str, Any]:
     """What a Python file's own functions replace."""
     given: dict[str, Any] = {
-        f"doc_to_{kind}": RowFunction(functions[name], _version(path, but="score"))
+        f"doc_to_{kind}": RowFunction(functions[name], name, _version(path, name))
         for kind, name in (("text", "prompt"), ("target", "target"))
         if name in functions
     }
@@ -244,11 +245,10 @@ def _read_python(path: Path) -> tuple[dict[str, Any], ModuleType]:
     return {"description": (module.__doc__ or "").strip()} | constants, module
 
 
-def _version(path: Path, *, but: str = "") -> str:
-    """A digest of what a Python file does, comments and one of its functions apart."""
+def _version(path: Path, *roots: str) -> str:
+    """A digest of what a Python file does, comments apart: all of it, or what some of its functions reach."""
     tree = ast.parse(path.read_text(encoding="utf-8-sig"), str(path))
-    tree.body = [node for node in tree.body if getattr(node, "name", None) != but]
-    return digest([ast.dump(tree)], n_bytes=6)
+    return digest([ast.dump(reached(tree, roots) if roots else tree)], n_bytes=6)
 
 
 def _load(path: Path) -> ModuleType:

@@ -159,19 +159,19 @@ class Scorer:
 
 
 class RowFunction:
-    """A function of the author's on a row: its prompt or its target. `version` changes with its file, scorer apart."""
+    """A function of the author's on a row: its `prompt` or `target`. `version` changes with what it reaches in its file."""
 
     is_told_by_repr = True
 
-    def __init__(self, function: Callable[[dict[str, Any]], Any], version: str) -> None:
-        self.function, self.version = function, version
+    def __init__(self, function: Callable[[dict[str, Any]], Any], name: str, version: str) -> None:
+        self.function, self.reached_from, self.version = function, (name,), version
 
     def __call__(self, row: Row) -> Any:
         """As lm-eval calls it."""
         return self.function(dict(row))
 
     def __repr__(self) -> str:
-        return f"RowFunction({self.function.__name__}, {self.version})"
+        return f"RowFunction({self.reached_from[0]}, {self.version})"
 
 
 class FunctionScorer:

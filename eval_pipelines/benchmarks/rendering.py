@@ -8,6 +8,7 @@ from typing import Any
 
 from eval_pipelines.benchmarks.code_filters import runs_code
 from eval_pipelines.benchmarks.own_code import code_of
+from eval_pipelines.benchmarks.own_file import GOLD
 from eval_pipelines.benchmarks.repeats import n_repeats, takes_several
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import DataError
@@ -156,7 +157,8 @@ def _scoring(task: Any) -> list[Any]:
 
 
 def _digest_of_rows(rows: Iterable[Any]) -> str:
-    return digest([_jsonable(dict(row)) for row in rows])
+    # an answer that must score 1.0 is asked of nobody
+    return digest([_jsonable({name: value for name, value in dict(row).items() if name != GOLD}) for row in rows])
 
 
 def _jsonable(value: Any) -> Any:

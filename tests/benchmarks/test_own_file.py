@@ -108,6 +108,53 @@ def test_the_versions_of_a_python_file_change_with_the_half_that_changed(own, ch
 
 
 @pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("import math\n", False),
+        ("def near(word):\n    from beside import judge\n", False),
+        ("print('read')\n", False),
+        ("PENALTY = 0.5\n", False),
+        ("def stem(word):\n    return word.lower()\n", False),
+        ("GOLD = 'In {{capital}}'\n", False),
+        ("SYSTEM = 'Be brief.'\n", True),
+    ],
+)
+def test_what_only_the_scorer_uses_changes_nothing_that_is_asked(own, tmp_path, given, asked) -> None:
+    (tmp_path / "beside.py").write_text("def judge(text): ...\n")
+    assert (own(PYTHON, ".py").ask_version != own(PYTHON + given, ".py").ask_version) == asked
+
+
+@pytest.mark.parametrize(
+    ("line", "other"),
+    [
+        (
+            "WORD = 'capital'\ndef ask(s): return WORD + s['country']",
+            "WORD = 'town'\ndef ask(s): return WORD + s['country']",
+        ),
+        ("W = {}\nW['x'] = 1\ndef ask(s): return f'{W}'", "W = {}\nW['x'] = 2\ndef ask(s): return f'{W}'"),
+        ("def ask(s): return str(eval('A'))\nA = 1", "def ask(s): return str(eval('A'))\nA = 2"),
+        ("if True:\n    ask = str", "if False:\n    pass\nelse:\n    ask = str"),
+    ],
+)
+def test_what_the_prompt_reaches_changes_what_is_asked(own, line, other) -> None:
+    text = PYTHON.replace('return f"The', 'return ask(sample) + f"The')
+    assert own(f"{line}\n{text}", ".py").ask_version != own(f"{other}\n{text}", ".py").ask_version
+
+
+def test_a_module_beside_it_counts_where_the_prompt_imports_it(own, tmp_path) -> None:
+    text = PYTHON.replace('    return f"The', '    if not sample:\n        import beside\n    return f"The')
+    versions = []
+    for held in ("A = 1", "A = 2"):
+        (tmp_path / "beside.py").write_text(held)
+        versions.append(own(text, ".py").ask_version)
+    assert versions[0] != versions[1]
+
+
+def test_a_gold_answer_is_asked_of_nobody(own) -> None:
+    assert own(YAML).ask_version == own(YAML + "gold: 'In {{capital}}'\n").ask_version
+
+
+@pytest.mark.parametrize(
     "line", ["extract: number", "extract: {regex: 'is (.*)'}", "metric: includes", "metric: {numeric: {tolerance: 1}}"]
 )
 def test_the_score_version_alone_changes_with_extractor_and_metric(own, line) -> None:
