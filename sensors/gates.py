@@ -2,15 +2,21 @@
 
 import json
 from contextlib import closing
+from datetime import timedelta
+from typing import Final
 
 import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.tags import PARTITION_NAME_TAG, SENSOR_NAME_TAG
 
 from assets.partitions import models
 from eval_pipelines.keys import digest
 from eval_pipelines.records import utc_now
 from resources.warehouse import WarehouseResource
 
-MAX_PER_TICK = 20
+MAX_PER_TICK: Final = 20
+# a verdict whose run failed, or is not published yet, is requested again after this
+RETRY_AFTER: Final = timedelta(minutes=10)
 
 
 @dg.sensor(
@@ -23,7 +29,9 @@ MAX_PER_TICK = 20
 def gates_sensor(context: dg.SensorEvaluationContext, warehouse: WarehouseResource) -> dg.SensorResult | dg.SkipReason:
     """A thin shell over `gates_due`: compares the evidence there is with the evidence of the recorded verdicts.
 
-    The cursor holds what was published when nothing was due: with thousands of checkpoints a look takes seconds.
+    The cursor holds what was published when nothing was due (with thousands of checkpoints a look takes seconds) and,
+    of what is due, the evidence that was requested and when. There is no run key: Dagster remembers those for ever,
+    and a policy that is taken back brings the first evidence back.
     """
     from eval_pipelines.analysis.gating import SETTLED_AFTER, gates_due
     from eval_pipelines.warehouse.read import fetch, open_published, published_path
@@ -43,13 +51,30 @@ def gates_sensor(context: dg.SensorEvaluationContext, warehouse: WarehouseResour
     if not due:
         context.update_cursor(json.dumps({"state": state, "at": now.timestamp()}))
         return dg.SkipReason("every verdict rests on the evidence there is")
+    names = {one: f"{one.gate}:{one.model_key}" for one in due}
+    # only of what is due, so that it does not grow
+    requested = {
+        names[one]: told
+        for one in due
+        if (told := seen.get("requested", {}).get(names[one]))
+        and told[0] == one.evidence
+        and now.timestamp() - told[1] < RETRY_AFTER.total_seconds()
+    }
+    running = _running(context.instance)
+    chosen = [one for one in due if names[one] not in requested and names[one] not in running][:MAX_PER_TICK]
+    requested |= {names[one]: [one.evidence, now.timestamp()] for one in chosen}
+    context.update_cursor(json.dumps({"requested": requested}))
+    if not chosen:
+        return dg.SkipReason(f"{len(due)} verdicts are due; runs for them were requested")
     requests = [
-        dg.RunRequest(
-            # until its verdict is published, the same evidence is due at each tick
-            run_key=f"{one.gate}:{one.model_key}:{one.evidence}",
-            partition_key=one.model_key,
-            asset_selection=[dg.AssetKey(["gates", one.gate])],
-        )
-        for one in due[:MAX_PER_TICK]
+        dg.RunRequest(partition_key=one.model_key, asset_selection=[dg.AssetKey(["gates", one.gate])]) for one in chosen
     ]
     return dg.SensorResult(run_requests=requests)
+
+
+def _running(instance: dg.DagsterInstance) -> set[str]:
+    """`gate:model` of the verdicts that this sensor requested and whose runs have not ended."""
+    runs = instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES, tags={SENSOR_NAME_TAG: "gates"}))
+    return {
+        f"{key.path[-1]}:{run.tags[PARTITION_NAME_TAG]}" for run in runs for key in run.asset_selection or frozenset()
+    }

@@ -2,7 +2,6 @@
 
 import json
 from contextlib import closing
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from eval_pipelines.scoring.gate_records import GateVerdict
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import open_published, query
 from sensors.gates import gates_sensor
+from tests.grid.gated import BAD, FAIR, GOOD, N, land_verdicts, put
 from tests.warehouse.builders import at, evaluation, grade, land
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -34,21 +34,13 @@ gates:
   best: {baseline: best, benchmarks: {gsm8k: {max_drop: 0.1}}}
   others: {families: [huge], baseline: "tiny@step-100", benchmarks: {gsm8k: {max_drop: 0.1}}}
 """
-N = 200
-GOOD, FAIR, BAD = ([1.0] * (N - wrong) + [0.0] * wrong for wrong in (20, 24, 120))
+MODELS = ["tiny@step-100", "tiny@step-200"]
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     (tmp_path / "evals.yaml").write_text(f"data_root: data\n{GATES}")
     return load_config(tmp_path / "evals.yaml")
-
-
-def put(
-    config: Config, model: str, values: list[float], benchmark: str = "gsm8k", *, minute: float = 0, **fields: Any
-) -> None:
-    asked = evaluation(model, benchmark, recorded_at=at(minute), n_samples=N, **fields)
-    land(config.data_root, asked, values, pairs=())
 
 
 def judged(config: Config, gate: str, model: str, **options: Any) -> GateVerdict:
@@ -136,8 +128,7 @@ def test_numbers_of_weights_that_were_replaced_are_not_used(config: Config) -> N
 def due(config: Config, *, minutes: float = 2) -> list[tuple[str, str]]:
     publish(config.data_root)
     with closing(open_published(config.data_root)) as connection:
-        models = ["tiny@step-100", "tiny@step-200"]
-        return [(one.gate, one.model_key) for one in gates_due(connection, config.gates, models, now=at(minutes))]
+        return [(one.gate, one.model_key) for one in gates_due(connection, config.gates, MODELS, now=at(minutes))]
 
 
 def test_a_checkpoint_is_due_once_what_is_required_is_there_and_again_when_it_changed(config: Config) -> None:
@@ -149,11 +140,11 @@ def test_a_checkpoint_is_due_once_what_is_required_is_there_and_again_when_it_ch
     asked = evaluation("tiny@step-200", "gsm8k", recorded_at=at(2), n_samples=N)
     land(config.data_root, asked, FAIR, pairs=())
     assert len(due(config)) == 4
-    land_verdicts(config, "first")
+    land_verdicts(config, MODELS, "first", at(60))
     assert due(config) == []
     grade(config.data_root, asked, BAD, score_run="again", minute=30)
     assert due(config) == [("release", "tiny@step-200"), ("best", "tiny@step-200")]
-    land_verdicts(config, "second")
+    land_verdicts(config, MODELS, "second", at(61))
     assert due(config) == []
     rows = query(
         config.data_root,
@@ -163,18 +154,6 @@ def test_a_checkpoint_is_due_once_what_is_required_is_there_and_again_when_it_ch
         ("tiny@step-100", "INCONCLUSIVE"), ("tiny@step-200", "NO-GO"),
     ]  # fmt: skip
     assert query(config.data_root, "SELECT count(DISTINCT run_id) AS n FROM stg_gate_verdicts") == [{"n": 2}]
-
-
-def land_verdicts(config: Config, run_id: str) -> None:
-    from eval_pipelines.warehouse.landing import Landing
-
-    with closing(open_published(config.data_root)) as connection:
-        found = gates_due(connection, config.gates, ["tiny@step-100", "tiny@step-200"], now=at(60))
-        for one in found:
-            verdict = judge_model(connection, one.gate, config.gate(one.gate), one.model_key)
-            assert verdict.evidence == one.evidence
-            rows = verdict.rows(run_id=run_id, recorded_at=at(60) + timedelta(minutes=run_id == "second"))
-            Landing(config.data_root).land_gate_verdict(one.gate, one.model_key, run_id, rows)
 
 
 def test_a_gate_is_an_asset_check_with_reasons_that_the_sensor_asks_for(
@@ -207,35 +186,11 @@ def test_a_gate_is_an_asset_check_with_reasons_that_the_sensor_asks_for(
         assert "| gsm8k" in str(check.metadata["reasons"].value)
         publish(config.data_root)
         with dg.build_sensor_context(instance=instance, resources=resources) as context:
-            again: Any = gates_sensor(context)
-        assert request.run_key not in [one.run_key for one in again.run_requests]
-
-
-def test_the_sensor_looks_again_only_once_something_was_published(
-    config: Config, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(config.data_root / "dagster"))
-    enter_home(config)
-    put(config, "tiny@step-100", GOOD)
-    publish(config.data_root)
-    land_verdicts(config, "first")
-    publish(config.data_root)
-
-    def tick(cursor: str | None) -> tuple[Any, str | None]:
-        resources: Any = {"warehouse": resources_of(config.path)["warehouse"]}
-        with dg.build_sensor_context(instance=instance, resources=resources, cursor=cursor) as context:
-            return gates_sensor(context), context.cursor
-
-    with dg.DagsterInstance.get() as instance:
-        add_models(instance, ["tiny@step-100", "tiny@step-200"])
-        told, cursor = tick(None)
-        assert told.skip_message == "every verdict rests on the evidence there is"
-        assert tick(cursor)[0].skip_message.startswith("nothing was published since")
-        put(config, "tiny@step-200", BAD)
-        assert tick(cursor)[0].skip_message.startswith("nothing was published since")
-        publish(config.data_root)
-        requests = tick(cursor)[0].run_requests
-        assert {one.partition_key for one in requests} == {"tiny@step-200"}
+            again = gates_sensor(context)
+        assert isinstance(again, dg.SensorResult)
+        assert [one.asset_selection for one in again.run_requests or [] if one.partition_key == "tiny@step-200"] == [
+            [dg.AssetKey(["gates", "best"])]
+        ]
 
 
 def test_the_command_line_has_an_exit_code_for_each_verdict(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
