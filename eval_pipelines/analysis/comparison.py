@@ -1,11 +1,12 @@
 """Two models on the questions both were graded on: by how much they differ, and on which."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eval_pipelines.analysis import names
 from eval_pipelines.analysis.answers import Row, answers_in_words
+from eval_pipelines.scoring.multiplicity import holm
 from eval_pipelines.scoring.paired import Comparison, compare
 from eval_pipelines.warehouse.read import fetch
 
@@ -40,12 +41,31 @@ class Pair:
             "value_b": self.value_b, "difference": found.difference if found.n else None, "ci_low": found.ci_low,
             "ci_high": found.ci_high, "n": found.n, "n_a_only": found.n_a_only, "n_b_only": found.n_b_only,
             "p_value": found.p_value, "test": found.test, "min_detectable": found.min_detectable,
-            "verdict": found.verdict, "coverage_a": self.coverage_a, "coverage_b": self.coverage_b,
+            "margin": found.margin, "verdict": found.verdict, "coverage_a": self.coverage_a, "coverage_b": self.coverage_b,
         }  # fmt: skip
 
 
-def pairs(connection: "duckdb.DuckDBPyConnection", a: str, b: str, benchmarks: Iterable[str] = ()) -> list[Pair]:
+def rows(found: Sequence[Pair]) -> list[Row]:
+    """As plain columns, with p_holm: the p-value corrected for as many tests as there are pairs."""
+    corrected = holm([1.0 if pair.found.p_value is None else pair.found.p_value for pair in found])
+    return [
+        pair.row() | {"p_holm": None if pair.found.p_value is None else p}
+        for pair, p in zip(found, corrected, strict=True)
+    ]
+
+
+def pairs(
+    connection: "duckdb.DuckDBPyConnection",
+    a: str,
+    b: str,
+    benchmarks: Iterable[str] = (),
+    *,
+    margin: float | None = None,
+) -> list[Pair]:
     """The two models on every benchmark on which both have a number of the same version.
+
+    Args:
+        margin: Largest difference of no consequence, in each metric's unit, > 0.
 
     Raises:
         UnknownNameError: a model or benchmark that the record does not know.
@@ -69,7 +89,7 @@ def pairs(connection: "duckdb.DuckDBPyConnection", a: str, b: str, benchmarks: I
             continue
         of_a, of_b = (verdicts(connection, cell) for cell in cells)
         groups = clusters(connection, row["benchmark"], version)
-        compared = compare(of_a, of_b, clusters=groups, higher_is_better=row["higher_is_better"])
+        compared = compare(of_a, of_b, clusters=groups, margin=margin, higher_is_better=row["higher_is_better"])
         found.append(Pair(**row, found=compared))
     return found
 

@@ -119,12 +119,27 @@ def _place(rows: list[Row], row: Row) -> int:
     metavar="N",
     help="Show so many changed questions of each benchmark, with both answers.",
 )
+@click.option(
+    "--margin",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    metavar="DELTA",
+    help="Differences up to this are of no consequence, in the metric's unit: 'equivalent' is shown, not assumed.",
+)
 @output_options
 @click.pass_obj
 def compare(
-    path: Path, model_a: str, model_b: str, benchmarks: tuple[str, ...], n_flips: int | None, output: Output
+    path: Path,
+    model_a: str,
+    model_b: str,
+    benchmarks: tuple[str, ...],
+    n_flips: int | None,
+    margin: float | None,
+    output: Output,
 ) -> None:
     """Is MODEL_B better than MODEL_A, on the questions both were graded on?
+
+    The verdict is that of one test by itself; of several benchmarks, p (Holm) is corrected for as many tests.
 
     With --flips, every format shows the questions whose verdict changed instead of the counts.
     """
@@ -133,7 +148,7 @@ def compare(
     if model_a == model_b:
         raise ConfigError(f"A and B are both {model_a}: name two models.")
     with closing(open_record(path)) as connection:
-        found = comparison.pairs(connection, model_a, model_b, benchmarks)
+        found = comparison.pairs(connection, model_a, model_b, benchmarks, margin=margin)
         flips = [
             flip
             for pair in found
@@ -144,7 +159,8 @@ def compare(
         if not found:
             click.echo("They have no benchmark in common: nothing can be compared.")
     if found and (n_flips is None or output.is_for_people):
-        output.rows([pair.row() for pair in found], _COMPARED)
+        several = [Column("p (Holm)", lambda row: _p(row["p_holm"]), is_number=True, rank=2)] if len(found) > 1 else []
+        output.rows(comparison.rows(found), [*_COMPARED, *several, _VERDICT])
     if n_flips is not None:
         if output.is_for_people:
             click.echo("")
@@ -163,6 +179,10 @@ def _difference(row: Row) -> str:
     return _signed(row["difference"]) + ends
 
 
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
 def _value(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
@@ -175,9 +195,9 @@ _COMPARED: Final = [
     Column("B - A (95 %)", lambda row: _difference(row)),
     Column("n", lambda row: f"{row['n']:,}", is_number=True),
     Column("only A, B", lambda row: f"{row['n_a_only']:,}, {row['n_b_only']:,}", is_number=True, rank=3),
-    Column("p", lambda row: "" if row["p_value"] is None else f"{row['p_value']:.2g}", is_number=True, rank=1),
-    Column("B is", lambda row: row["verdict"]),
+    Column("p", lambda row: _p(row["p_value"]), is_number=True, rank=1),
 ]
+_VERDICT: Final = Column("B is", lambda row: row["verdict"])
 _FLIPPED: Final = [
     Column("benchmark", lambda row: row["benchmark"], rank=2),
     Column("question", lambda row: row["sample_id"], max_width=16),

@@ -119,6 +119,23 @@ def test_compare_says_worse_and_with_what_the_questions_changed(config) -> None:
     assert {row["benchmark"] for row in flips} == {"gsm8k", "arc"}
 
 
+def test_compare_corrects_several_benchmarks_and_says_equivalent_within_a_margin_only(config) -> None:
+    words = ("compare", "atlas-1b@step-01500", GOOD)
+    told = {row["benchmark"]: row for row in json.loads(run(config, *words, "--format", "json").stdout)}
+    p_values = sorted(row["p_value"] for row in told.values())
+    assert sorted(row["p_holm"] for row in told.values())[0] == pytest.approx(min(1, len(told) * p_values[0]))
+    assert "p (Holm)" in run(config, *words).stdout
+    assert told["arc"]["verdict"] == "inconclusive"
+
+    arc = (*words, "--benchmark", "arc")
+    assert "p (Holm)" not in run(config, *arc).stdout
+    assert [
+        json.loads(run(config, *arc, "--margin", margin, "--format", "json").stdout)[0]["verdict"]
+        for margin in ("0.01", "0.5")
+    ] == ["inconclusive", "equivalent"]
+    assert run(config, *arc, "--margin", "0").exit_code == 2
+
+
 def test_history_shows_the_course_and_marks_the_regression(config) -> None:
     told = run(config, "history", "atlas-1b", "gsm8k").stdout
     assert "▁▂▅▇▂█  0.217 to 0.700" in told
