@@ -27,7 +27,7 @@ from eval_pipelines.scoring.bubblewrap import Limits, interpreter, memory_file, 
 from eval_pipelines.scoring.sandbox_slots import n_slots, slot
 
 # bumped when the same program may get another verdict
-_JUDGING = 1
+_JUDGING = 2
 _START_S = 60.0  # that a sandbox may take to start on a machine under load
 _SIGNALLED = 128
 _SIGKILL, _SIGXCPU = 9, 24
@@ -43,7 +43,7 @@ class Job:
         setup: Code of the benchmark that the tests need: imports and helpers. Never the program's.
         before_program: Code of the benchmark that is run before the program, in its process.
         after_program: The same, behind it.
-        asked: Names that the tests must take from the program. Others are taken from it if nothing else bears them.
+        asked: Names that the tests take from the program, which fails without them. No others are.
     """
 
     program: str

@@ -12,9 +12,11 @@ import pytest
 
 from eval_pipelines.benchmarks import code_answers
 from eval_pipelines.benchmarks.harness import Benchmark, load
+from eval_pipelines.benchmarks.tasks import mbpp as mbpp_task
 from eval_pipelines.errors import ConfigError, NoSandboxError, UnsupportedError
 from eval_pipelines.records import Metric, Request, Response, Score
 from eval_pipelines.scoring import sandbox
+from eval_pipelines.scoring.bubblewrap import Limits
 from eval_pipelines.scoring.pass_at_k import pass_at_k
 from tests.benchmarks.conftest import spec_of
 
@@ -75,8 +77,9 @@ def mbpp(tmp_path: Path, index: Path) -> Callable[..., Benchmark]:
          "code": "class Pair(object):\n    def __init__(self, a, b):\n        self.a = a\n        self.b = b\n"
                  "def length(pairs, n):\n    return len([p for p in pairs if p.b > p.a][:n])",
          "test_list": ["assert length([Pair(1, 2), Pair(3, 1)], 2) == 1", "assert length([], 0) == 0",
-                       "assert length([root], 1) == 1"],
-         "test_setup_code": "root = Pair(1, 9)", "challenge_test_list": []},
+                       "assert length([root], 1) == 1 and length([Other(root)], 1) == 1"],
+         "test_setup_code": "class Other(Pair):\n    def __init__(self, one): self.a, self.b = one.a, one.b\n"
+                            "root = Pair(1, 0)\nroot.b = 9", "challenge_test_list": []},
     ]  # fmt: skip
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -94,6 +97,26 @@ def test_gold_answers_of_mbpp_pass(mbpp: Callable[..., Benchmark], say: Say, tas
     assert [(score.value, score.extracted) for score in scores if score.value != 1.0] == []
     scores, _ = graded(mbpp(task, protocol=protocol), say, lambda _, gold: gold.replace("return ", "return 1 + "))
     assert [score.value for score in scores] == [0.0, 0.0, 0.0]
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("code", "test", "setup", "forged"),
+    [
+        ("import math\ndef f(x): return x * x", "assert math.isclose(f(3), 9)", "",
+         "class math: isclose = lambda *a: True\ndef f(x): return 8"),
+        ("from math import *\ndef f(x): return x * x", "assert isclose(f(3), 9)", "",
+         "def isclose(*a): return True\ndef f(x): return 8"),
+        ("def f(x): return x * x", "assert close(f(3), expected)", "expected = 9\ndef close(a, b): return abs(a - b) < 0.1",
+         "import sys, threading\nours = sys._getframe().f_globals\ndef f(x): return 8\ndef spin():\n"
+         "    while True: ours['expected'] = 8; ours['close'] = lambda *a: True\n"
+         "threading.Thread(target=spin, daemon=True).start()"),
+    ],
+)  # fmt: skip
+def test_nothing_that_mbpp_compares_with_comes_from_the_program(code: str, test: str, setup: str, forged: str) -> None:
+    row = {"text": "Square.", "code": code, "test_list": [test], "test_setup_code": setup}
+    assert sandbox.judge(mbpp_task.job(row, code), Limits()) == sandbox.Outcome(True, "passed")
+    assert not sandbox.judge(mbpp_task.job(row, forged), Limits()).passed
 
 
 @needs_sandbox

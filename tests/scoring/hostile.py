@@ -272,5 +272,6 @@ def told(outcome: Outcome | SandboxError) -> list[object]:
 
 
 if __name__ == "__main__":
-    outcomes = judge_all([*harmful_jobs(), *fake_jobs(), Job("def f(x): return x * x", "assert f(3) == 9")], LIMITS)
+    honest = Job("def f(x): return x * x", "assert f(3) == 9", asked=("f",))
+    outcomes = judge_all([*harmful_jobs(), *fake_jobs(), honest], LIMITS)
     json.dump([told(one) for one in outcomes], sys.stdout)

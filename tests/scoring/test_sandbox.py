@@ -120,13 +120,36 @@ def test_the_suite_would_show_what_a_program_manages() -> None:
     ],
 )  # fmt: skip
 def test_values_cross_the_line_as_they_are(program: str, tests: str) -> None:
-    assert judge(Job(program, tests, asked=("f",)), Limits()) == Outcome(True, "passed")
+    asked = ("f", "Pair") if "class Pair" in program else ("f",)
+    assert judge(Job(program, tests, asked=asked), Limits()) == Outcome(True, "passed")
 
 
 @needs_sandbox
 def test_a_program_does_not_replace_what_the_tests_bring() -> None:
     program = "import types\nmath = types.SimpleNamespace(isclose=lambda *a: True)\ndef f(x): return 8"
     assert not judge(Job(program, "assert math.isclose(f(3), 9)", setup="import math", asked=("f",)), Limits()).passed
+
+
+@needs_sandbox
+def test_nor_does_it_bring_what_they_lack() -> None:
+    program = "import types\nmath = types.SimpleNamespace(isclose=lambda *a: True)\ndef f(x): return 8"
+    with pytest.raises(
+        SandboxError, match=r"its tests use math: define it in the job's `setup`, or name it in `asked`"
+    ):
+        judge(Job(program, "assert math.isclose(f(3), 9)", asked=("f",)), Limits())
+
+
+@needs_sandbox
+def test_names_that_tests_bind_themselves_are_no_ones_to_bring() -> None:
+    tests = (
+        "import math\nfrom math import sqrt as root\ndef check(g, *cases, n=0, **more):\n    global total\n    total = 0\n"
+        "    for case in cases:\n        try:\n            total += sum(x for x in [g(case)] if (y := x))\n"
+        "        except ValueError as error:\n            print(error)\n    with open('/dev/null') as nothing:\n"
+        "        print(nothing, __name__, math.pi, root(4), more)\n"
+        "class Case:\n    size = 2\n    doubled = size * 2\n    def of(self): return self.doubled\n"
+        "check(f, *range(Case().of()))\nassert total == 14 and (lambda a, b=1: a + b)(1) == 2"
+    )
+    assert judge(Job("def f(x): return x * x", tests, asked=("f",)), Limits()) == Outcome(True, "passed")
 
 
 @needs_sandbox
