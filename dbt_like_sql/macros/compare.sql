@@ -5,7 +5,7 @@
 --          it; without model_b: every model · margin: differences up to this are of no consequence, in the metric's unit
 -- Grain    one row per (model_a, model_b, against, benchmark)
 -- Rule     paired: by the headline metric, on the questions both were graded on, latest numbers only. The best one before
---          has 20 questions and 95 % coverage at least. p_value: McNemar's exact test of verdicts that are 0 or 1, Student's
+--          has 20 questions and 95 % coverage at least. An infinite verdict counts as none. p_value: McNemar's exact test of verdicts that are 0 or 1, Student's
 --          t of graded ones (a mean of several answers is), on clusters where questions come in groups. `eval-pipelines
 --          compare` resamples graded verdicts instead, and differs in the third digit
 -- Columns  model_a, model_b: what is compared; differences are b minus a · against: previous, best, or named ·
@@ -35,7 +35,8 @@ verdicts AS (
     SEMI JOIN cells
         USING (model_key, benchmark, evaluation_id, run_id, score_version, score_run_id, recorded_at, metric, filter)
     -- of two named models, theirs alone are read
-    WHERE value IS NOT NULL AND (model_a IS NULL OR model_b IS NULL OR model_key IN (model_a, model_b))
+    -- an infinite verdict, such as a perplexity beyond all numbers, is none
+    WHERE isfinite(value) AND (model_a IS NULL OR model_b IS NULL OR model_key IN (model_a, model_b))
 ),
 
 groups AS (
@@ -158,7 +159,7 @@ measured AS (
                         + (79 * z ** 9 + 776 * z ** 7 + 1482 * z ** 5 - 1920 * z ** 3 - 945 * z) / (92160 * df ** 4)
             END
         ) AS quantiles,
-        CASE WHEN plain_stderr > 0 THEN abs(difference) / plain_stderr END AS t
+        CASE WHEN plain_stderr > 0 AND isfinite(plain_stderr) THEN abs(difference) / plain_stderr END AS t
     FROM chosen
 ),
 

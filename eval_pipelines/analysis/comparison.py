@@ -95,11 +95,11 @@ def pairs(
 
 
 def verdicts(connection: "duckdb.DuckDBPyConnection", cell: list[str]) -> dict[str, float]:
-    """Sample id → verdict. `cell`: evaluation_id, run_id, score_version, metric, filter."""
+    """Sample id → verdict, where there is a finite one. `cell`: evaluation_id, run_id, score_version, metric, filter."""
     rows = fetch(
         connection,
         "SELECT sample_id, value FROM stg_scores WHERE evaluation_id = ? AND run_id = ? AND score_version = ? "
-        "AND metric = ? AND filter = ? AND value IS NOT NULL",
+        "AND metric = ? AND filter = ? AND isfinite(value)",
         cell,
     )
     return {row["sample_id"]: row["value"] for row in rows}

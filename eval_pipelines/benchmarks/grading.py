@@ -18,6 +18,7 @@ Pair = tuple[str, str]
 
 SHARES = UNPARSEABLE, TRUNCATED, REFUSED = "unparseable_share", "truncated_share", "refused_share"
 _NOT_APPLICABLE, _NO_NUMBER, _NOTHING_FOUND = "not_applicable", "aggregate_only", "unparseable"
+_NOT_FINITE = "not_finite"
 
 
 @dataclass(slots=True)
@@ -202,14 +203,13 @@ def _score_one(graded: _Graded, question: Question, name: str, repeats: list[Jud
     for metric, raw in repeats[0].raw.items():
         verdicts = graded.of((metric, name))
         # a question is one observation, however often it was asked: the standard error is over questions
-        values = [one.values[metric] for one in repeats]
-        value = None if None in values else math.fsum(one or 0.0 for one in values) / len(values)
-        reason = None if value is not None else _NOT_APPLICABLE if isinstance(raw, int | float) else _NO_NUMBER
+        value, reason = _value(raw, [one.values[metric] for one in repeats])
         if is_unparseable and not graded.rules.is_unparseable_wrong:
             value, reason = None, _NOTHING_FOUND
             verdicts.n_asked += 1
         elif reason != _NOT_APPLICABLE:
-            verdicts.add(raw if len(repeats) == 1 else value, question.sample.cluster)
+            if reason != _NOT_FINITE or (len(repeats) == 1 and _is_finite(raw)):
+                verdicts.add(raw if len(repeats) == 1 else value, question.sample.cluster)
             verdicts.n_asked += 1
         graded.scores.append(
             Score(
@@ -218,6 +218,22 @@ def _score_one(graded: _Graded, question: Question, name: str, repeats: list[Jud
                 is_unparseable=is_unparseable, **flags._asdict(),
             )
         )  # fmt: skip
+
+
+def _value(raw: Any, values: Sequence[float | None]) -> tuple[float | None, str | None]:
+    """A question's verdict over its repeats, or why there is none."""
+    known = [one for one in values if one is not None]
+    if len(known) < len(values):
+        return None, _NOT_APPLICABLE if isinstance(raw, int | float) else _NO_NUMBER
+    if not all(map(math.isfinite, known)):
+        return None, _NOT_FINITE
+    return math.fsum(known) / len(known), None
+
+
+def _is_finite(raw: Any) -> bool:
+    """Whether the task's aggregation can take it: of one question a perplexity may be infinite, of all it is not."""
+    numbers = raw if isinstance(raw, tuple | list) else [raw]
+    return all(math.isfinite(one) for one in numbers if isinstance(one, int | float))
 
 
 def _leave_ungraded(graded: _Graded, ungraded: Sequence[tuple[Question, str, Flags]]) -> None:

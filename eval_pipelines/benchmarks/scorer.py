@@ -170,7 +170,10 @@ def _time_is_up(_signal: int, _frame: Any) -> None:
 
 
 def value_of(raw: Any, combine: Callable[[list[Any]], Any] | None) -> float | None:
-    """A verdict as one number: the metric over this sample alone, or whether two labels agree. None: there is none."""
+    """A verdict as one number: the metric over this sample alone, or whether two labels agree. None: there is none.
+
+    Infinite where the number is beyond what a float holds, such as the perplexity exp(800).
+    """
     name = getattr(combine, "__name__", "mean")
     if isinstance(raw, int | float) and (combine is None or name in ("mean", "nanmean", "median")):
         return None if math.isnan(raw) else float(raw)

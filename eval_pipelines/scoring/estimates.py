@@ -53,7 +53,7 @@ class Estimate:
     def p_below(self, limit: float) -> float:
         """One-sided p-value against "the mean is at least `limit`": small where it is shown to be below."""
         t = self._t(limit)
-        if self.reference is not None:
+        if self.reference is not None and not math.isnan(t):
             return _share(np.searchsorted(self.reference, t, side="right"), len(self.reference))
         return self._tail(-t)
 
@@ -66,6 +66,8 @@ class Estimate:
     def _tail(self, t: float) -> float:
         from scipy.special import ndtr, stdtr
 
+        if math.isnan(t):
+            return math.nan
         if self.reference is not None:
             n = len(self.reference)
             return _share(n - np.searchsorted(self.reference, t, side="left"), n)

@@ -10,7 +10,8 @@ NO-GO though every limit is kept               one limit shown to be broken is e
 Source  Berger (1982) for intersection-union tests; see `multiplicity`
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -84,7 +85,7 @@ def _test(benchmark: str, gate: Gate, of_model: Found, of_baseline: Found) -> _T
     )
     keys = sorted(of_model.verdicts)
     alone = np.array([of_model.verdicts[key] for key in keys])
-    claims = list(gate_claims.claims_alone(policy, alone, groups_of(keys, of_model.clusters)))
+    claims = _numbered(gate_claims.claims_alone(policy, alone, groups_of(keys, of_model.clusters)))
     # an advisory benchmark without limits is still compared, for whoever reads it
     if isinstance(of_baseline, Lacking) or _problem(gate, policy, of_model, of_baseline, is_compared=True):
         return _Tested(head, claims)
@@ -115,7 +116,16 @@ def _against(
         ci_high=high,
         min_detectable=power.min_detectable(found.stderr, alpha=2 * gate.significance) if found else None,
     )
-    return _Tested(verdict, [*gate_claims.claims_against(head.policy, pairs, gate.significance), *claims])
+    return _Tested(verdict, [*_numbered(gate_claims.claims_against(head.policy, pairs, gate.significance)), *claims])
+
+
+def _numbered(claims: Iterable[Claim]) -> list[Claim]:
+    """The claims; what is no number shows nothing, neither that a limit is kept nor that it is broken."""
+
+    def known(p: float) -> float:
+        return 1.0 if math.isnan(p) else p
+
+    return [replace(one, p_breach=known(one.p_breach), p_within=known(one.p_within)) for one in claims]
 
 
 def _problem(

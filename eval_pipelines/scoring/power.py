@@ -6,6 +6,8 @@ Source  Connor (1987) for McNemar's test, with the usual correction for continui
 import math
 
 POWER = 0.8
+# with an error beyond all numbers, or with none that is known
+_BEYOND_COUNTING = 10**15
 
 
 def min_detectable_shares(n: int, discordance: float, *, alpha: float = 0.05, power: float = POWER) -> float:
@@ -36,7 +38,8 @@ def n_needed(n: int, stderr: float, distance: float, *, alpha: float = 0.05, pow
     Args:
         n: Questions on which `stderr` was found; the error falls with the root of their number.
     """
-    return math.ceil(n * ((_z(1 - alpha) + _z(power)) * stderr / distance) ** 2)
+    wanted = n * ((_z(1 - alpha) + _z(power)) * (stderr / distance)) ** 2 if stderr < 1e100 else math.inf
+    return math.ceil(min(wanted, _BEYOND_COUNTING))
 
 
 def _z(share: float) -> float:

@@ -136,7 +136,8 @@ def test_a_log_likelihood_has_a_perplexity_per_sample_and_over_all(own) -> None:
     metric_list = [{"metric": "perplexity"}, {"metric": "acc"}]
     benchmark = own(QA, output_type="loglikelihood", metric_list=metric_list)
     scores, metrics = benchmark.grade(told(benchmark, [-0.5, -1.5, -2.0, -800.0]))
-    assert values(scores, "perplexity") == pytest.approx([math.exp(0.5), math.exp(1.5), math.exp(2), math.inf])
+    assert values(scores, "perplexity") == pytest.approx([math.exp(0.5), math.exp(1.5), math.exp(2), None])
+    assert [one.ungraded_reason for one in scores if one.metric == "perplexity"] == [None, None, None, "not_finite"]
     assert values(scores, "acc") == [1.0, 0.0, 0.0, 0.0]
     assert whole(metrics)["perplexity"].value == pytest.approx(math.exp(804 / 4))
 
@@ -170,6 +171,18 @@ def test_what_a_task_says_of_no_single_sample_is_no_zero(own) -> None:
     found = whole(metrics)
     assert (found["spread"].value, found["spread"].n) == (3.0, 4)
     assert (found["rare"].value, found["rare"].n, found["rare"].n_asked) == (1.0, 1, 1)
+
+
+def test_an_infinite_verdict_is_none_and_lowers_the_coverage(own) -> None:
+    code = "def process(doc, results):\n    return {'ratio': float('inf') if doc['answer'] == '0' else 0.5}\n"
+    metric_list = [{"metric": "ratio", "aggregation": "mean", "higher_is_better": True}]
+    benchmark = own(QA, code=code, process_results="!function own.process", metric_list=metric_list, **TEXT)
+    scores, metrics = benchmark.grade(told(benchmark, ["a", "b", "a", "c"]))
+    n_infinite = sum(row["answer"] == "0" for row in QA)
+    assert [one.value for one in scores].count(None) == n_infinite > 0
+    assert {one.ungraded_reason for one in scores} == {None, "not_finite"}
+    found = whole(metrics)["ratio"]
+    assert (found.value, found.n, found.n_asked, found.coverage) == (0.5, 4 - n_infinite, 4, 1 - n_infinite / 4)
 
 
 def len_of_set(items: list[str]) -> float:

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval_pipelines.scoring.gate_records import Lacking
+from eval_pipelines.scoring import gate_claims
+from eval_pipelines.scoring.gate_records import Claim, Lacking
 
 from .gate_worlds import NEW, OLD, evidence, gate, judged, pair
 
@@ -107,6 +108,18 @@ def test_a_floor_and_a_ceiling_need_no_baseline(limits: dict[str, float], n_righ
     of_model = evidence(np.arange(100) < n_right)
     found = judged(gate({"gsm8k": limits}), gsm8k=(of_model, Lacking("there is no earlier checkpoint")))
     assert (found.decision, found.benchmarks[0].baseline) == (decision, None)
+
+
+def test_what_is_no_number_shows_neither_that_a_limit_is_kept_nor_that_it_is_broken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    policy = gate({"gsm8k": {"max_value": 20.0, "max_drop": 0.02}})
+    claims = [Claim("max_value 20", np.nan, np.nan, "nan")]
+    monkeypatch.setattr(gate_claims, "claims_alone", lambda *_: iter(claims))
+    found = judged(policy, gsm8k=pair(5_000, 100, 100))
+    assert (found.decision, found.benchmarks[0].status) == ("INCONCLUSIVE", "inconclusive")
+    # nor does it hide what another limit shows
+    assert judged(policy, gsm8k=pair(1_000, 100, 20)).decision == "NO-GO"
 
 
 @pytest.mark.parametrize("required", [True, False])
