@@ -100,6 +100,8 @@ def evaluation_of(
     """The record of one try, from what was planned and what asking came to. `endpoint` is None if nobody was asked."""
     spec, n_requests = benchmark.spec, plan.n_requests
     n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
+    # a verdict on a sample is an outcome: it lowers the coverage, and says nothing of the rest
+    n_lacking = n_requests - n_answered - (report.n_failed - report.n_failed_of_server)
     return Evaluation(
         evaluation_id=key,
         run_id=run_id,
@@ -124,7 +126,7 @@ def evaluation_of(
         answers_since=plan.since,
         n_failed=report.n_failed,
         failures=json.dumps({kind.value: n for kind, n in report.failures.items()}, sort_keys=True),
-        is_within_budget=n_answered == n_requests or (n_requests - n_answered) / n_requests <= spec.max_failed_share,
+        is_within_budget=n_lacking <= 0 or n_lacking / n_requests <= spec.max_failed_share,
         prompt_tokens=report.prompt_tokens,
         completion_tokens=report.completion_tokens,
         **_cost(endpoint, report),

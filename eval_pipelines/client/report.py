@@ -55,7 +55,7 @@ class AskReport:
 
     @property
     def n_failed_of_server(self) -> int:
-        """Failures that count against the budget while asking: not the verdicts on a sample."""
+        """Failures that count against the budget: not the verdicts on a sample."""
         return sum(n for kind, n in self.failures.items() if POLICIES[kind].breaks_budget)
 
     def percentile_s(self, share: float) -> float | None:

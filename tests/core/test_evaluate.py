@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -347,6 +347,24 @@ async def test_a_budget_exactly_used_up_is_kept(cell, faulty) -> None:
     faulty.set(faults=[{"kind": "400", "match": f" {i} +"} for i in range(29)])
     asked = await cell.ask(Questions(n=100, spec=BenchmarkSpec(task="sums", max_failed_share=0.29)))
     assert (asked.evaluation.n_failed, asked.evaluation.is_within_budget) == (29, True)
+
+
+@pytest.mark.parametrize(("says", "n_bad", "is_kept"), [("maximum context length is 8 tokens", 30, True), ("no", 30, False)])
+async def test_verdicts_on_samples_lower_the_coverage_and_break_no_budget(cell, faulty, says, n_bad, is_kept) -> None:
+    faulty.set(faults=[{"kind": "400", "match": f" {i} +", "message": says} for i in range(n_bad)])
+    asked = await cell.ask(Questions(n=100, spec=BenchmarkSpec(task="sums", max_failed_share=0.05)))
+    assert asked.evaluation.is_within_budget == is_kept
+    with nullcontext() if is_kept else pytest.raises(FailureBudgetError):
+        asked.raise_if_over_budget(0.05)
+    if is_kept:
+        assert (asked.evaluation.n_answered, asked.evaluation.n_failed) == (70, 30)
+
+
+async def test_beside_verdicts_on_samples_the_other_failures_still_break_it(cell, faulty) -> None:
+    verdicts = [{"kind": "400", "match": f" {i} +", "message": "blocked by content filter"} for i in range(30)]
+    faulty.set(faults=[*verdicts, *({"kind": "400", "match": f" {i} +"} for i in range(30, 36))])
+    asked = await cell.ask(Questions(n=100, spec=BenchmarkSpec(task="sums", max_failed_share=0.05)))
+    assert (asked.evaluation.n_failed, asked.evaluation.is_within_budget) == (36, False)
 
 
 async def test_the_budget_is_a_share_of_all_requests_not_of_those_still_missing(cell, faulty) -> None:
