@@ -10,14 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
+
 from eval_pipelines.client import shared_file
 from eval_pipelines.client.shared_file import SharedFile
 from eval_pipelines.endpoint import DailyBudget
-from eval_pipelines.records import Failure, FailureKind
+from eval_pipelines.records import Failure
 
 DAY_S = 86_400
 _TASK = "count what is spent today"
 _SYNC_EVERY = 64
+# how a failure begins that came before anything was sent
+_NO_CONNECTION = f"{httpx.ConnectError.__name__}:"
+# somebody on the way waited, or lost the server: it had the request, and may answer it for nobody
+_MAY_GO_ON = frozenset({408, 504, 520, 522, 524})
 _FIELDS = ("day", "tokens", "costs", "short", "in_flight", "account", "deployments")
 
 
@@ -97,11 +103,15 @@ def settle(state: Spent, currency: str, held: Reservation, really: Amount | None
 
 
 def is_refused(failed: Failure | None) -> bool:
-    """True if nobody computed, and nobody pays: not for a timeout, nor for a bad answer, which may have been paid."""
+    """True if nobody computed, and nobody pays.
+
+    Not for a timeout, a bad answer, or a connection that broke once there was one: these may have been paid.
+    """
     if failed is None:
         return False
-    status = failed.http_status
-    return failed.kind is FailureKind.CONNECTION or (status is not None and status >= 300 and status not in (408, 504))
+    if failed.http_status is None:
+        return failed.message.startswith(_NO_CONNECTION)
+    return failed.http_status >= 300 and failed.http_status not in _MAY_GO_ON
 
 
 # who is in flight

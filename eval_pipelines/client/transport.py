@@ -237,6 +237,7 @@ def _heed_cancel(n_before: int) -> None:
         raise asyncio.CancelledError
 
 
+_NO_CONNECTION = "client error (Connect)"
 # the first that an error is an instance of counts
 _IN_HTTPX: tuple[tuple[type[exceptions.PyreqwestError], type[httpx.RequestError]], ...] = (
     (exceptions.ConnectTimeoutError, httpx.ConnectTimeout),
@@ -258,14 +259,16 @@ def _in_httpx(error: exceptions.PyreqwestError | ValueError) -> httpx.RequestErr
     error.__traceback__ = None
     if isinstance(error, ValueError):
         return httpx.DecodingError(str(error))  # a header that is no text
-    return next(theirs for ours, theirs in _IN_HTTPX if isinstance(error, ours))(_in_words(error))
+    kind, causes = next(theirs for ours, theirs in _IN_HTTPX if isinstance(error, ours)), _causes(error)
+    if kind is httpx.ConnectError and _NO_CONNECTION not in causes:
+        kind = httpx.ReadError  # there was a connection, and it broke before a reply began
+    # a refused port and an unknown certificate share the message: what is at the bottom tells them apart
+    return kind(": ".join(dict.fromkeys([error.message, *causes[-1:]])))
 
 
-def _in_words(error: exceptions.PyreqwestError) -> str:
-    """The message with what is at the bottom of it: a refused port and an unknown certificate share the message."""
+def _causes(error: exceptions.PyreqwestError) -> list[str]:
     details = getattr(error, "details", None) or {}
-    causes = [cause["message"] for cause in details.get("causes") or ()]
-    return ": ".join(dict.fromkeys([error.message, *causes[-1:]]))
+    return [cause["message"] for cause in details.get("causes") or ()]
 
 
 def _proxy(proxy: Proxy) -> ProxyBuilder:

@@ -9,11 +9,14 @@ import textwrap
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from eval_pipelines.client import gate, probe, spent
 from eval_pipelines.client.dialects import openai_chat
+from eval_pipelines.client.failures import from_exception
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.spending import BudgetIsUsed, Spending
@@ -23,6 +26,7 @@ from eval_pipelines.config.prices import UNITS, Price
 from eval_pipelines.endpoint import DailyBudget, Endpoint
 from eval_pipelines.errors import ConfigError, SpendingLimitError
 from eval_pipelines.records import Failure, FailureKind, Request
+from tests.client.wire import serving
 
 ROOT = Path(__file__).parent.parent.parent
 NOON = 20_000 * 86_400 + 43_200.0
@@ -124,8 +128,9 @@ def test_money_of_two_currencies_is_counted_apart() -> None:
         (FailureKind.OVERLOADED, 429, True),
         (FailureKind.OVERLOADED, 503, True),
         (FailureKind.REJECTED, 400, True),
-        (FailureKind.CONNECTION, None, True),
-        (FailureKind.TIMEOUT, None, False),
+        (FailureKind.CONNECTION, 521, True),  # the server refused the proxy
+        (FailureKind.CONNECTION, 522, False),
+        (FailureKind.TIMEOUT, 524, False),
         (FailureKind.OVERLOADED, 504, False),  # a proxy's timeout: the server behind it may go on
         (FailureKind.OVERLOADED, 200, False),
         (FailureKind.EMPTY, 200, False),
@@ -134,6 +139,21 @@ def test_money_of_two_currencies_is_counted_apart() -> None:
 )
 def test_what_may_have_been_paid_is_not_given_back(kind, status, is_given_back) -> None:
     assert spent.is_refused(Failure(kind=kind, message="no", http_status=status)) is is_given_back
+
+
+@pytest.mark.parametrize(
+    ("error", "is_given_back"),
+    [
+        (httpx.ConnectError("refused"), True),
+        (httpx.ConnectError("certificate has expired"), True),
+        (httpx.ReadError("reset by peer"), False),
+        (httpx.WriteError("broken pipe"), False),
+        (httpx.ReadTimeout("silent"), False),
+        (httpx.DecodingError("unexpected end of file"), False),
+    ],
+)
+def test_only_what_was_never_sent_is_given_back_where_no_reply_came(error, is_given_back) -> None:
+    assert spent.is_refused(from_exception(error)) is is_given_back
 
 
 # the count, shared
@@ -338,6 +358,18 @@ async def test_refused_attempts_cost_nothing(faulty, tmp_path) -> None:
     faulty.set(faults=[{"kind": "429"}])
     report, _ = await asked(faulty, tmp_path, 30, tokens=60)
     assert (report.n_failed, report.stopped, spent_today(tmp_path, time.time())[0].tokens) == (30, "", 0)
+
+
+async def test_what_finds_nobody_costs_nothing(tmp_path) -> None:
+    report, _ = await asked(SimpleNamespace(url="http://127.0.0.1:9/v1"), tmp_path, 2, tokens=500)
+    assert (report.failures[FailureKind.CONNECTION], spent_today(tmp_path, time.time())[0].tokens) == (2, 0)
+
+
+async def test_an_attempt_whose_connection_broke_before_the_reply_stays_counted(tmp_path) -> None:
+    async with serving([b""]) as wire:
+        report, _ = await asked(wire, tmp_path, 2, tokens=500)
+        assert len(wire.bodies) == 2
+    assert (report.failures[FailureKind.CONNECTION], spent_today(tmp_path, time.time())[0].tokens) == (2, 2 * 55)
 
 
 async def test_an_attempt_that_timed_out_stays_counted(faulty, tmp_path) -> None:

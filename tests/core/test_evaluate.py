@@ -349,7 +349,9 @@ async def test_a_budget_exactly_used_up_is_kept(cell, faulty) -> None:
     assert (asked.evaluation.n_failed, asked.evaluation.is_within_budget) == (29, True)
 
 
-@pytest.mark.parametrize(("says", "n_bad", "is_kept"), [("maximum context length is 8 tokens", 30, True), ("no", 30, False)])
+@pytest.mark.parametrize(
+    ("says", "n_bad", "is_kept"), [("maximum context length is 8 tokens", 30, True), ("no", 30, False)]
+)
 async def test_verdicts_on_samples_lower_the_coverage_and_break_no_budget(cell, faulty, says, n_bad, is_kept) -> None:
     faulty.set(faults=[{"kind": "400", "match": f" {i} +", "message": says} for i in range(n_bad)])
     asked = await cell.ask(Questions(n=100, spec=BenchmarkSpec(task="sums", max_failed_share=0.05)))
