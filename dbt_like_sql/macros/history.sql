@@ -1,10 +1,10 @@
--- history: how a family of models did on a benchmark, number by number, the newest last.
+-- history: how a family of models did on a benchmark, number by number, the newest checkpoint last.
 --
 -- macro: history(model_family, benchmark := NULL)
 -- Takes    model_family: the family, or one model as family@revision · benchmark: its name. Null: all
 -- Grain    one row per (evaluation_id, run_id, score_version, metric, filter)
 -- Rule     headline numbers over the whole benchmark, every one that was ever graded; is_comparable tells those of the
---          benchmark's newest version from the older ones
+--          benchmark's newest version from the older ones. In the order of stg_checkpoints, of one model by when it was asked
 -- Columns  benchmark: its name · model_key: family@revision · family, revision: its parts · step: of training, if the revision
 --          names one · metric, filter: the headline · value, ci_low, ci_high: in the metric's unit · n: graded samples ·
 --          coverage: graded / asked, 0..1 · is_latest: the number that is quoted · is_comparable: of the version that is quoted ·
@@ -37,9 +37,10 @@ SELECT
     h.evaluated_at,
     h.recorded_at
 FROM metric_history AS h
+INNER JOIN stg_checkpoints AS c USING (model_key)
 WHERE
     h.is_headline
     AND h.subtask = ''
     AND (h.family = model_family OR h.model_key = model_family)
     AND (benchmark IS NULL OR h.benchmark = benchmark)
-ORDER BY h.benchmark, h.step NULLS FIRST, h.evaluated_at, h.recorded_at
+ORDER BY h.benchmark, h.family, c.place, h.evaluated_at, h.recorded_at

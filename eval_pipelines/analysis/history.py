@@ -17,7 +17,7 @@ _CELL = ("evaluation_id", "run_id", "score_version", "metric", "filter")
 def course(
     connection: "duckdb.DuckDBPyConnection", family: str, benchmark: str, *, n_compared: int | None = None
 ) -> list[Row]:
-    """The comparable numbers of a family, by training step (revisions without one last, by when they were asked).
+    """The comparable numbers of a family, in the order of stg_checkpoints.
 
     Columns: model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked,
     coverage, higher_is_better, evaluated_at, recorded_at; and against the checkpoint before, on the same questions:
@@ -36,7 +36,8 @@ def course(
         connection,
         "SELECT model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked, "
         "coverage, higher_is_better, evaluated_at, recorded_at, evaluation_id, run_id, score_version, ask_version "
-        "FROM leaderboard WHERE family = ? AND benchmark = ? ORDER BY step NULLS LAST, evaluated_at, model_key",
+        "FROM leaderboard INNER JOIN (SELECT model_key, place FROM stg_checkpoints) USING (model_key) "
+        "WHERE family = ? AND benchmark = ? ORDER BY place",
         [family, benchmark],
     )
     before: dict[str, float] = {}

@@ -1,14 +1,18 @@
 """The questions with parameters: asked of the published file as any tool opens it."""
 
+from contextlib import closing
 from datetime import timedelta, timezone
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 
+from eval_pipelines.analysis import history
 from eval_pipelines.records import Request, Response
 from eval_pipelines.warehouse.publish import publish
+from eval_pipelines.warehouse.read import open_published
 
 from .builders import answer, at, evaluation, failure, grade, land, requests
 
@@ -80,6 +84,29 @@ def test_the_history_of_a_family_holds_every_number_and_says_which_ones_compare(
     assert rows == [(ONE, 0.5, True, True), (TWO, 0.25, False, False)]
     assert ask(tmp_path, f"SELECT value FROM history('{TWO}')") == [(0.25,)]
     assert ask(tmp_path, "FROM history('tiny', benchmark := 'mmlu')") == []
+
+
+def test_checkpoints_come_in_one_order_wherever_they_are_listed(tmp_path: Path) -> None:
+    good, bad = [1.0] * 40 + [0.0] * 20, [0.0] * 40 + [1.0] * 20
+    land(tmp_path, evaluation("tiny@v1", n_samples=60, recorded_at=at(5)), good, pairs=())
+    land(tmp_path, evaluation("tiny@v2", n_samples=60, recorded_at=at(6)), bad, pairs=())
+    # asked again, it is no newer model
+    land(tmp_path, evaluation("tiny@v1", run_id="again", n_samples=60, recorded_at=at(7)), good, pairs=())
+    # of one step, asked in the other order
+    land(tmp_path, evaluation("tiny@step-9-b", n_samples=60, recorded_at=at(0)), good, pairs=())
+    land(tmp_path, evaluation("tiny@step-9-a", n_samples=60, recorded_at=at(1)), good, pairs=())
+    publish(tmp_path)
+
+    order = ["tiny@step-9-a", "tiny@step-9-b", "tiny@v1", "tiny@v2"]
+    assert list(dict.fromkeys(key for (key,) in ask(tmp_path, "SELECT model_key FROM history('tiny')"))) == order
+    with closing(open_published(tmp_path)) as connection:
+        course = history.course(connection, "tiny", "gsm8k")
+    assert [row["model_key"] for row in course] == order
+    pairs = ask(tmp_path, "SELECT model_a, model_b FROM comparisons WHERE against = 'previous' ORDER BY model_b")
+    assert pairs == list(pairwise(order))
+    assert course[-1]["verdict"] == "worse"
+    steps = "SELECT previous_model_key, model_key FROM checkpoint_progress WHERE previous_step IS NOT NULL"
+    assert ask(tmp_path, steps) == [tuple(order[:2])]
 
 
 @pytest.fixture
