@@ -5,7 +5,7 @@
 --          missing      never asked
 --          over_budget  too many of its requests failed; an older number may still stand (has_number)
 --          asked        answered, not graded yet
---          outdated     graded only on an older version of the benchmark: not comparable, ask or grade again
+--          outdated     graded on an older version of the benchmark: not comparable, ask or grade again
 --          overwritten  its number is of older bytes: another benchmark was asked of newer ones since
 --          scored       stands in latest_metrics
 --          missing, over_budget, outdated and overwritten are to be run again
@@ -38,7 +38,7 @@ bytes AS (
 ),
 
 graded AS (
-    SELECT DISTINCT model_key, benchmark FROM stg_metrics
+    SELECT DISTINCT evaluation_id, run_id FROM stg_metrics
 ),
 
 cells AS (
@@ -53,9 +53,12 @@ SELECT
     CASE
         WHEN newest.run_id IS NULL THEN 'missing'
         WHEN NOT newest.is_within_budget THEN 'over_budget'
-        WHEN numbers.fingerprint <> bytes.fingerprint THEN 'overwritten'
+        WHEN
+            numbers.fingerprint <> bytes.fingerprint
+            AND (newest.fingerprint <> bytes.fingerprint OR graded.run_id IS NOT NULL) THEN 'overwritten'
+        WHEN numbers.fingerprint <> bytes.fingerprint THEN 'asked'
         WHEN numbers.model_key IS NOT NULL THEN 'scored'
-        WHEN graded.model_key IS NOT NULL THEN 'outdated'
+        WHEN graded.run_id IS NOT NULL THEN 'outdated'
         ELSE 'asked'
     END AS status,
     numbers.model_key IS NOT NULL AS has_number,
@@ -65,6 +68,6 @@ SELECT
 FROM cells
 LEFT JOIN newest USING (model_key, benchmark)
 LEFT JOIN numbers USING (model_key, benchmark)
-LEFT JOIN graded USING (model_key, benchmark)
+LEFT JOIN graded USING (evaluation_id, run_id)
 LEFT JOIN bytes USING (model_key)
 ORDER BY cells.model_key, cells.benchmark

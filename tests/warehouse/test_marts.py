@@ -134,6 +134,26 @@ def test_the_grid_tells_missing_from_failed_from_not_yet_graded(tmp_path: Path) 
     ]
 
 
+def test_what_is_merely_not_graded_yet_is_asked_in_the_grid_whatever_came_before(tmp_path: Path) -> None:
+    tries: dict[str, dict[str, object]] = {
+        "failed": {"is_within_budget": False},
+        "older": {"ask_version": "0.9-old"},
+        "former": {"fingerprint": "bytes-before"},
+        "same": {},
+    }
+    for benchmark, fields in tries.items():
+        land(tmp_path, evaluation(ONE, benchmark, **fields))
+        land(tmp_path, evaluation(TWO, benchmark, recorded_at=at(3)))
+        Landing(tmp_path).land_evaluation(evaluation(ONE, benchmark, "later", recorded_at=at(5)))
+    land(tmp_path, evaluation(ONE, "untouched", fingerprint="bytes-before"))
+
+    found = rows(tmp_path, f"SELECT benchmark, status, has_number FROM grid WHERE model_key = '{ONE}' ORDER BY 1")
+    assert found == [
+        ("failed", "asked", False), ("former", "asked", True), ("older", "asked", False), ("same", "scored", True),
+        ("untouched", "overwritten", True),
+    ]  # fmt: skip
+
+
 def test_sample_scores_are_one_row_per_sample_and_show_question_target_and_coverage(tmp_path: Path) -> None:
     land(tmp_path, evaluation(ONE), (1, None))
     land(tmp_path, evaluation(ONE, run_id="again", recorded_at=at(3)), (0, None))
