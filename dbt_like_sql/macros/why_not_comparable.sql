@@ -1,34 +1,28 @@
 -- why_not_comparable: two evaluations side by side, part by part, and what each difference means for comparing them.
 --
 -- macro: why_not_comparable(evaluation_a, evaluation_b)
--- Takes    evaluation_a, evaluation_b: an evaluation id, `<evaluation id>/<run id>` for one try of several, or a model and a
---          benchmark as `<model key>/<benchmark>` for its latest number
+-- Takes    evaluation_a, evaluation_b: an evaluation id, `<evaluation id>/<run id>` for one try of several,
+--          `<evaluation id>/<run id>/<score version>` for one grading of it, or a model and a benchmark as
+--          `<model key>/<benchmark>` for its latest number
 -- Grain    one row per (part)
--- Rule     of several tries the one that is quoted, then the newest grading, stands for an evaluation. No row of `forbids` and both found: the
---          numbers compare. A part that differs and forbids: they answer different questions. `weakens`: read with care.
---          `is meant`: what one wants to compare. `tells`: should not matter, but is worth knowing
+-- Rule     of several tries the one that is quoted, then the newest grading, stands for an evaluation. No row of `forbids`:
+--          the numbers compare. A part that differs and forbids: they answer different questions. `weakens`: read with care.
+--          `is meant`: what one wants to compare. `tells`: should not matter, but is worth knowing. What was never graded
+--          under that name is not found, which one row says
 -- Columns  part: a column of evaluation_versions · a, b: its values as text · is_same: they are equal, or both unknown ·
 --          verdict: forbids, weakens, is meant or tells; null where they are the same · why: in words
 -- Reader   "may I put these two numbers beside each other"
 WITH named AS (
     SELECT
         v.*,
-        list_contains(
-            [v.evaluation_id, v.evaluation_id || '/' || v.run_id]
-            || CASE WHEN v.is_latest THEN [v.model_key || '/' || v.benchmark] ELSE [] END,
-            evaluation_a
-        ) AS is_a,
-        list_contains(
-            [v.evaluation_id, v.evaluation_id || '/' || v.run_id]
-            || CASE WHEN v.is_latest THEN [v.model_key || '/' || v.benchmark] ELSE [] END,
-            evaluation_b
-        ) AS is_b
+        [v.evaluation_id, v.evaluation_id || '/' || v.run_id, v.evaluation_id || '/' || v.run_id || '/' || v.score_version]
+        || CASE WHEN v.is_latest THEN [v.model_key || '/' || v.benchmark] ELSE [] END AS names
     FROM evaluation_versions AS v
 ),
 
-a AS (SELECT * FROM named WHERE is_a ORDER BY is_latest DESC, recorded_at DESC, run_id LIMIT 1),
+a AS (SELECT * FROM named WHERE list_contains(names, evaluation_a) ORDER BY is_latest DESC, recorded_at DESC, run_id LIMIT 1),
 
-b AS (SELECT * FROM named WHERE is_b ORDER BY is_latest DESC, recorded_at DESC, run_id LIMIT 1),
+b AS (SELECT * FROM named WHERE list_contains(names, evaluation_b) ORDER BY is_latest DESC, recorded_at DESC, run_id LIMIT 1),
 
 parts AS (
     SELECT unnest([
@@ -71,12 +65,30 @@ parts AS (
     CROSS JOIN b
 )
 
-SELECT
-    part,
-    a,
-    b,
-    a IS NOT DISTINCT FROM b AS is_same,
-    CASE WHEN a IS DISTINCT FROM b THEN verdict END AS verdict,
-    CASE WHEN a IS DISTINCT FROM b THEN why END AS why
-FROM parts
+SELECT * EXCLUDE (n)
+FROM (
+    SELECT
+        n,
+        part,
+        a,
+        b,
+        a IS NOT DISTINCT FROM b AS is_same,
+        CASE WHEN a IS DISTINCT FROM b THEN verdict END AS verdict,
+        CASE WHEN a IS DISTINCT FROM b THEN why END AS why
+    FROM parts
+    UNION ALL
+    SELECT
+        0 AS n,
+        'evaluation_id' AS part,
+        evaluation_a::VARCHAR AS a,
+        evaluation_b::VARCHAR AS b,
+        false AS is_same,
+        'forbids' AS verdict,
+        'not found among what was graded: ' || concat_ws(
+            ' and ',
+            CASE WHEN NOT EXISTS (FROM a) THEN coalesce(evaluation_a::VARCHAR, 'null') END,
+            CASE WHEN NOT EXISTS (FROM b) THEN coalesce(evaluation_b::VARCHAR, 'null') END
+        ) AS why
+    WHERE NOT EXISTS (FROM a) OR NOT EXISTS (FROM b)
+)
 ORDER BY n

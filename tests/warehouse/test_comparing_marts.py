@@ -156,7 +156,19 @@ def test_why_two_numbers_do_not_compare_is_a_query(tmp_path: Path) -> None:
     found = why(tmp_path, first.evaluation_id, old.evaluation_id)
     assert {part for part, verdict in found.items() if verdict == "forbids"} == {"ask_version", "score_version"}
     assert {"backend", "server_version"} <= found.keys()
-    assert query(tmp_path, "FROM why_not_comparable('nothing', 'nothing')") == []
+    gradings = [f"{first.evaluation_id}/{first.run_id}/{version}" for version in ("s1", "s2")]
+    assert why(tmp_path, gradings[0], gradings[1]) == {"score_version": "forbids", "recorded_at": "tells"}
+
+
+def test_a_name_of_nothing_graded_is_said_to_be_not_found(tmp_path: Path) -> None:
+    known = land(tmp_path, evaluation(ONE)).evaluation_id
+    publish(tmp_path)
+
+    for a, b, named in (("no", known, "no"), (known, "ne", "ne"), ("no", "ne", "no and ne"), (known, None, "null")):
+        [row] = query(tmp_path, "SELECT a, b, is_same, verdict, why FROM why_not_comparable(?, ?)", [a, b])
+        assert row == {
+            "a": a, "b": b, "is_same": False, "verdict": "forbids", "why": f"not found among what was graded: {named}",
+        }  # fmt: skip
 
 
 def test_the_grid_tells_a_number_of_bytes_that_were_overwritten_since(tmp_path: Path) -> None:
