@@ -75,9 +75,8 @@ def print_leaderboard(
     ])  # fmt: skip
     if not output.is_for_people:
         return
-    best = [row for row in rows if _place(rows, row) < _N_CONTRASTED]
+    best, n_models = first_few(rows)
     leaders = {row["benchmark"]: row["model_key"] for row in reversed(best)}
-    n_models = Counter(row["benchmark"] for row in rows)
     contrasts = [
         one
         for one in board.contrasts(data_root, best)
@@ -103,8 +102,15 @@ def print_metrics(rows: list[Row]) -> None:
     note("* the number to quote")
 
 
-def _place(rows: list[Row], row: Row) -> int:
-    return [one["model_key"] for one in rows if one["benchmark"] == row["benchmark"]].index(row["model_key"])
+def first_few(rows: list[Row]) -> tuple[list[Row], Counter[str]]:
+    """The first few of each benchmark, and how many there are of it."""
+    seen: Counter[str] = Counter()
+    best = []
+    for row in rows:
+        if seen[row["benchmark"]] < _N_CONTRASTED:
+            best.append(row)
+        seen[row["benchmark"]] += 1
+    return best, seen
 
 
 @click.command("compare")

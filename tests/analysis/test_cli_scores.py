@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from fcntl import ioctl
 from pathlib import Path
 from termios import TIOCSWINSZ
@@ -20,7 +21,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from eval_pipelines.cli import main
-from eval_pipelines.cli.scores import sparkline
+from eval_pipelines.cli.scores import first_few, sparkline
 from tests.published_record import BOREALIS, LONG, publish_record
 
 GOOD, BAD = "atlas-1b@step-02000", "atlas-1b@step-02500"
@@ -108,6 +109,16 @@ def test_every_format_tells_the_same_rows(config, tmp_path, record) -> None:
         (row["model_key"], row["value"]) for row in found
     ]
     assert run(config, "leaderboard", "--format", "markdown").stdout.count("\n") == len(found) + 2
+
+
+def test_the_first_few_of_each_benchmark_are_found_among_many_models_at_once() -> None:
+    rows = [{"benchmark": f"b{i // 2_000}", "model_key": f"m{i % 2_000}"} for i in range(40_000)]
+    started_at = time.process_time()
+    best, n_models = first_few(rows)
+
+    assert time.process_time() - started_at < 2
+    assert [row["model_key"] for row in best] == ["m0", "m1", "m2", "m3"] * 20
+    assert set(n_models.values()) == {2_000}
 
 
 def test_compare_says_worse_and_with_what_the_questions_changed(config) -> None:
