@@ -1,7 +1,8 @@
 -- answers: what a model answered to a question, what was taken from it, and how it was graded.
 --
 -- macro: answers(model, benchmark, question := NULL)
--- Takes    model: family@revision · benchmark: its name · question: a sample id, or words of the question. Null: all
+-- Takes    model: family@revision · benchmark: its name · question: a sample id, its last part, or, if there is no
+--          such sample, words of the question. Null: all
 -- Grain    one row per (sample_id, subtask, metric, filter)
 -- Rule     the scores behind the latest number; responses holds all that was asked for the sample, in order: the choices
 --          of a log-likelihood benchmark, or repeats. A failed request has a failure_kind and no text
@@ -62,25 +63,33 @@ said AS (
     GROUP BY asked.sample_id
 )
 
-SELECT
-    v.sample_id,
-    v.subtask,
-    v.metric,
-    v.filter,
-    q.question,
-    q.target,
-    q.choices,
-    CASE WHEN len(said.responses) = 1 THEN said.responses[1].text END AS answer,
-    said.responses,
-    v.extracted,
-    v.value,
-    v.ungraded_reason,
-    v.note,
-    v.coverage,
-    v.evaluation_id,
-    v.run_id
-FROM verdicts AS v
-LEFT JOIN stg_samples AS q ON v.benchmark = q.benchmark AND v.ask_version = q.ask_version AND v.sample_id = q.sample_id
-LEFT JOIN said ON v.sample_id = said.sample_id
-WHERE question IS NULL OR v.sample_id = question OR contains(lower(q.question), lower(question))
-ORDER BY v.sample_id, v.metric, v.filter
+SELECT * EXCLUDE (how_named)
+FROM (
+    SELECT
+        v.sample_id,
+        v.subtask,
+        v.metric,
+        v.filter,
+        q.question,
+        q.target,
+        q.choices,
+        CASE WHEN len(said.responses) = 1 THEN said.responses[1].text END AS answer,
+        said.responses,
+        v.extracted,
+        v.value,
+        v.ungraded_reason,
+        v.note,
+        v.coverage,
+        v.evaluation_id,
+        v.run_id,
+        CASE
+            WHEN v.sample_id = question THEN 1
+            WHEN split_part(v.sample_id, '/', -1) = question THEN 2
+            WHEN contains(lower(q.question), lower(question)) THEN 3
+        END AS how_named
+    FROM verdicts AS v
+    LEFT JOIN stg_samples AS q ON v.benchmark = q.benchmark AND v.ask_version = q.ask_version AND v.sample_id = q.sample_id
+    LEFT JOIN said ON v.sample_id = said.sample_id
+)
+QUALIFY question IS NULL OR how_named = min(how_named) OVER ()
+ORDER BY sample_id, metric, filter

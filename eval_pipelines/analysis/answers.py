@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from eval_pipelines.analysis import names
-from eval_pipelines.errors import UnknownNameError, WarehouseError
+from eval_pipelines.errors import ConfigError, UnknownNameError, WarehouseError
 from eval_pipelines.warehouse.read import fetch
 
 if TYPE_CHECKING:
@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Only = Literal["right", "wrong", "ungraded"]
-_CONDITIONS: Final[dict[str, str]] = {
-    "right": "scores.value >= 1",
-    "wrong": "scores.value < 1",
-    "ungraded": "scores.value IS NULL",
+# whether higher is better → condition
+_CONDITIONS: Final[dict[Only, dict[bool, str]]] = {
+    "right": {True: "scores.value >= 1", False: "scores.value <= 0"},
+    "wrong": {True: "scores.value < 1", False: "scores.value > 0"},
+    "ungraded": dict.fromkeys((True, False), "scores.value IS NULL"),
 }
+_GRADED: Final = ("evaluation_id", "run_id", "score_version", "metric", "filter")
 # the newest answer to each part and repeat: what was asked for this version of the benchmark before any other
 _NEWEST: Final = """
     FROM responses
@@ -51,12 +53,18 @@ def listed(
 ) -> list[Row]:
     """The verdicts of the headline metric with question, target and answer, in the benchmark's order.
 
+    Args:
+        only: `right` is the best verdict there is: 1, or 0 where lower is better. `wrong`: any other.
+
     Raises:
         UnknownNameError: a model or benchmark that the record does not know.
         WarehouseError: the model has no number on that benchmark.
+        ConfigError: `right` or `wrong` was wanted of verdicts that are neither.
     """
     cell = _cell(connection, model, benchmark)
-    condition = f"AND {_CONDITIONS[only]}" if only else ""
+    if only in ("right", "wrong"):
+        _check_shares(connection, cell, model, benchmark)
+    condition = f"AND {_CONDITIONS[only][cell['higher_is_better']]}" if only else ""
     rows = fetch(
         connection,
         f"""
@@ -68,7 +76,7 @@ def listed(
         ORDER BY scores.subtask, len(scores.sample_id), scores.sample_id
         LIMIT ?
         """,
-        [*(cell[name] for name in ("evaluation_id", "run_id", "score_version", "metric", "filter")), limit],
+        [*(cell[name] for name in _GRADED), limit],
     )
     answers = answers_in_words(connection, model, benchmark, [row["sample_id"] for row in rows])
     return [{**row, "answer": answers.get(row["sample_id"])} for row in rows]
@@ -149,8 +157,8 @@ def _cell(connection: "duckdb.DuckDBPyConnection", model: str, benchmark: str) -
     names.check("benchmark in this record", benchmark, names.benchmarks(connection))
     rows = fetch(
         connection,
-        "SELECT evaluation_id, run_id, score_version, metric, filter, ask_version, fingerprint "
-        "FROM leaderboard WHERE model_key = ? AND benchmark = ?",
+        "SELECT evaluation_id, run_id, score_version, metric, filter, higher_is_better, ask_version, "
+        "fingerprint FROM leaderboard WHERE model_key = ? AND benchmark = ?",
         [model, benchmark],
     )
     if not rows:
@@ -160,6 +168,22 @@ def _cell(connection: "duckdb.DuckDBPyConnection", model: str, benchmark: str) -
             f"eval-pipelines evaluate --model {model} --benchmark {benchmark}"
         )
     return rows[0]
+
+
+def _check_shares(connection: "duckdb.DuckDBPyConnection", cell: Row, model: str, benchmark: str) -> None:
+    """Whether verdicts are right, wrong or a share of right. Raises ConfigError, saying what to use instead."""
+    [ends] = fetch(
+        connection,
+        "SELECT min(value) AS low, max(value) AS high FROM stg_scores WHERE evaluation_id = ? AND run_id = ? "
+        "AND score_version = ? AND metric = ? AND filter = ?",
+        [cell[name] for name in _GRADED],
+    )
+    if ends["low"] is not None and not 0 <= ends["low"] <= ends["high"] <= 1:
+        raise ConfigError(
+            f"{cell['metric']} on {benchmark} gives each answer a number ({ends['low']:.4g} to {ends['high']:.4g}), "
+            f"which is neither right nor wrong. List them by that number: eval-pipelines export "
+            f"\"SELECT sample_id, value, answer FROM answers('{model}', '{benchmark}') ORDER BY value\" --format csv"
+        )
 
 
 def _parameters(cell: Row, model: str, benchmark: str, sample_ids: Sequence[str]) -> Row:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from eval_pipelines.analysis import answers, comparison, history
-from eval_pipelines.errors import UnknownNameError, WarehouseError
+from eval_pipelines.errors import ConfigError, UnknownNameError, WarehouseError
+from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import open_published
 from tests.published_record import BOREALIS, HOSTILE, LONG
+from tests.warehouse.builders import evaluation, land, metric
 
 if TYPE_CHECKING:
     import duckdb
@@ -134,3 +136,22 @@ def test_of_very_many_names_only_the_nearest_are_told() -> None:
     error = UnknownNameError("model", known[7] + "x", known=known)
     assert f"Did you mean {known[7]!r}?" in str(error)
     assert "and 1,990 more" in str(error)
+
+
+def test_right_and_wrong_follow_the_metrics_direction_and_are_refused_of_mere_numbers(tmp_path: Path) -> None:
+    what = evaluation("tiny@a", "errors", n_samples=4)
+    land(tmp_path, what, (1, 0, 0, None), metrics=[metric(1 / 3, higher_is_better=False)])
+    land(tmp_path, evaluation("tiny@a", "wiki", n_samples=2), (8.5, 0.5), metrics=[metric(4.5, higher_is_better=False)])
+    publish(tmp_path)
+
+    with closing(open_published(tmp_path)) as connection:
+        found = {
+            only: [row["sample_id"] for row in answers.listed(connection, "tiny@a", "errors", only=only)]
+            for only in ("right", "wrong", "ungraded")
+        }
+        assert found == {"right": ["main/1", "main/2"], "wrong": ["main/0"], "ungraded": ["main/3"]}
+        with pytest.raises(
+            ConfigError, match=r"\(0\.5 to 8\.5\), which is neither right nor wrong. List them by .*'wiki'"
+        ):
+            answers.listed(connection, "tiny@a", "wiki", only="wrong")
+        assert answers.listed(connection, "tiny@a", "wiki", only="ungraded") == []

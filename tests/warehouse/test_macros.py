@@ -138,6 +138,14 @@ def test_the_answers_to_a_question_are_found_by_its_id_and_by_its_words(asked: P
     assert ask(asked, f"FROM answers('{ONE}', 'mmlu')") == []
 
 
+def test_an_index_is_a_question_and_no_word_of_others(tmp_path: Path) -> None:
+    land(tmp_path, evaluation(ONE, n_samples=12), [1] * 12, pairs=())
+    publish(tmp_path)
+
+    for named, found in (("1", ["main/1"]), ("main/11", ["main/11"]), ("is 1", ["main/1", "main/10", "main/11"])):
+        assert ask(tmp_path, f"SELECT sample_id FROM answers('{ONE}', 'gsm8k', '{named}')") == [(one,) for one in found]
+
+
 def test_publishing_anew_replaces_the_macros(tmp_path: Path) -> None:
     land(tmp_path, evaluation(ONE))
     publish(tmp_path)
