@@ -37,7 +37,7 @@ async def post(
     idle_timeout_s = client.idle_timeout_s
     try:
         if look_again:
-            return await polling.answer(client, url, body, look_again, _object_of)
+            return await polling.answer(client, url, body, look_again, _object_of, headers=headers)
         if idle_timeout_s is not None and streaming.is_asked(body):
             return await streaming.answer(client, url, body, spoken, headers, idle_timeout_s, _object_of)
         return _object_in(await client.post_bytes(url, body, headers))

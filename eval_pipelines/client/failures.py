@@ -63,7 +63,10 @@ N_TO_STOP = 5
 
 _CONTEXT = re.compile(
     r"context.{0,12}(length|size)|maximum context|context window|too many tokens|prompt is too long|max_model_len"
-    r"|longer than the (maximum|model)|input.{0,20}too long",
+    r"|longer than the (maximum|model)|input.{0,20}too long"
+    # TGI and Together; TensorRT-LLM; Gemini; xAI; Anthropic
+    r"|`inputs` (tokens|must have less than)|prompt length.{0,80}(should not|must not|cannot) exceed"
+    r"|token count.{0,40}exceeds|maximum prompt length|exceeds? (the )?context limit",
     re.IGNORECASE,
 )
 _FILTER = re.compile(r"content.?filter|content.?policy|content management policy|safety system", re.IGNORECASE)
@@ -85,6 +88,7 @@ _HTML = re.compile(rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", re.IG
 _BUSY = re.compile(r"overload|rate.?limit|try again|capacity|internal", re.IGNORECASE)
 _STATUS = re.compile("[0-9]{3}")
 _MAX_MESSAGE = 500
+_LEAST_OF_SECRET = 6  # fewer characters of its beginning tell nothing, and may be a word's
 
 
 class NoAnswer(Exception):
@@ -104,7 +108,7 @@ class Backoff:
 
     base_s: float = 0.5
     cap_s: float = 20.0
-    retry_after_cap_s: float = 120.0
+    retry_after_cap_s: float = 600.0
 
     def wait_s(self, n_attempts: int, retry_after_s: float | None, jitter: float) -> float:
         """Seconds to wait after `n_attempts` attempts. `jitter` in [0, 1) spreads waiters over the upper half."""
@@ -126,7 +130,11 @@ def without(failed: Failure, secrets: Iterable[str]) -> Failure:
     """The failure with these very texts taken out of its message: a key need not look like one."""
     message = failed.message
     for secret in sorted(secrets, key=len, reverse=True):
-        message = message.replace(secret, "***")
+        # the message may have been cut within it
+        for n_chars in range(len(secret), min(len(secret), _LEAST_OF_SECRET) - 1, -1):
+            if secret[:_LEAST_OF_SECRET] not in message:
+                break
+            message = message.replace(secret[:n_chars], "***")
     return failed if message == failed.message else failed.model_copy(update={"message": message})
 
 

@@ -88,7 +88,8 @@ async def ask(
     Cancelling cancels what is in flight; nothing keeps running, and what was answered stays answered.
     """
     report = AskReport(n_requests=n_requests)
-    run = _Run(endpoint, journal, limits, on_outcome, report, Router(endpoint.addresses), interceptors)
+    router = Router(endpoint.addresses)
+    run = _Run(endpoint, journal, limits, on_outcome, report, router, interceptors)
     started = time.perf_counter()
     n_in_flight = min(limits.max_in_flight, endpoint.max_in_flight)
     # a stream is put together from one choice
@@ -97,7 +98,7 @@ async def ask(
     try:
         interception.begin(interceptors, report, endpoint)
         async with open_client(endpoint) as client, asyncio.TaskGroup() as group:
-            report.course = client.gate.course
+            report.course, router.is_held = client.gate.course, client.gate.is_held
             workers = [group.create_task(run.work(client, source)) for _ in range(n_workers)]
             if on_progress:
                 group.create_task(_report(report, workers, on_progress))

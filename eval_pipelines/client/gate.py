@@ -112,6 +112,10 @@ class Gate:
         if self._slots is not None:
             self._slots.hold(host, until)
 
+    def is_held(self, url: str) -> bool:
+        """Whether the server at `url` asked to be left alone for now."""
+        return self._held_s(_host(url)) > 0
+
     def close(self) -> None:
         """Let go of what all clients of the endpoint share."""
         if self._slots is not None:

@@ -45,9 +45,16 @@ class Journal:
         self.close()
 
     def open(self) -> None:
-        """Open for appending and take the lock. Raises BlockingIOError while another process holds it."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        """Open for appending and take the lock. Raises BlockingIOError while another process holds it.
+
+        Raises:
+            WarehouseError: the file cannot be made or opened.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise _not_opened(self.path, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink == 0:  # its last holder landed and removed it while we waited
@@ -192,6 +199,15 @@ def entries(path: Path) -> Iterator[tuple[Place | None, Response]]:
                 yield place and Place(*place), Response.model_validate(told)
             except (ValueError, TypeError, AttributeError):
                 continue
+
+
+def _not_opened(path: Path, error: OSError) -> WarehouseError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _not_written(path, error)
+    return WarehouseError(
+        f"cannot open the journal {path}: {error.strerror}. Its folder must be one that this user may write to, and the "
+        f"file this user's own: if somebody else's run left it, materialize as that user, or change its owner."
+    )
 
 
 def _not_written(path: Path, error: OSError) -> WarehouseError:

@@ -6,12 +6,12 @@ does not ask, and pay, again.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
 
-from eval_pipelines.client import failures
+from eval_pipelines.client import failures, gate
 from eval_pipelines.records import FailureKind
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 5.0
@@ -38,7 +38,15 @@ class Unfinished:
         return self._running.pop(id(body), (body, None))[1]
 
 
-async def answer(client: httpx.AsyncClient, url: str, body: bytes, look_again: LookAgain, read: Read) -> dict[str, Any]:
+async def answer(
+    client: httpx.AsyncClient,
+    url: str,
+    body: bytes,
+    look_again: LookAgain,
+    read: Read,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """One attempt: the reply to `body` once the server is done with it.
 
     Args:
@@ -54,7 +62,7 @@ async def answer(client: httpx.AsyncClient, url: str, body: bytes, look_again: L
     unfinished: Unfinished = getattr(client, "unfinished", None) or Unfinished()
     address = unfinished.pop(body)
     if address is None:
-        reply = read(await client.post(url, content=body))
+        reply = read(await client.post(url, content=body, headers=headers))
         address = look_again(url, reply)
     else:
         reply = {}
@@ -87,6 +95,7 @@ async def _look(
         return read(reply), None
     except failures.NoAnswer as no_answer:
         if not reply.is_success and no_answer.failure.kind in failures.RETRYABLE:
+            gate.hold(client, address, no_answer.retry_after_s)
             return None, no_answer.retry_after_s
         unfinished.pop(body)
         raise

@@ -29,6 +29,8 @@ class Router:
     def __init__(self, replicas: Sequence[Replica], *, now: Callable[[], float] = time.monotonic) -> None:
         self._servers = [_Server(replica) for replica in replicas]
         self._now = now
+        self.is_held: Callable[[str], bool] = lambda _url: False
+        """Whether the server at a URL asked to be left alone for now: others come first."""
 
     def __len__(self) -> int:
         return len(self._servers)
@@ -67,8 +69,15 @@ class Router:
             server.n_times_down += 1
 
     def has_other(self, tried: Container[int]) -> bool:
-        """True if a server is up at which this request has not failed."""
-        return any(self._is_up(server) for i, server in enumerate(self._servers) if i not in tried)
+        """True if a server is up, and was not asked to be left alone, at which this request has not failed."""
+        return any(
+            self._is_up(server) and not self._is_held(server)
+            for i, server in enumerate(self._servers)
+            if i not in tried
+        )
+
+    def _is_held(self, server: _Server) -> bool:
+        return self.is_held(server.replica.url)
 
     def _is_up(self, server: _Server) -> bool:
         if server.n_times_down == 0:
@@ -79,8 +88,10 @@ class Router:
     def _choose(self, key: str, tried: Container[int]) -> int:
         everyone = range(len(self._servers))
         fresh = [i for i in everyone if i not in tried]
-        candidates = [i for i in fresh if self._is_up(self._servers[i])]
-        candidates = candidates or [i for i in everyone if self._is_up(self._servers[i])] or fresh or [*everyone]
+        up = [i for i in everyone if self._is_up(self._servers[i])]
+        free = [i for i in up if not self._is_held(self._servers[i])]
+        wanted = [i for i in fresh if i in free], free, [i for i in fresh if i in up], up, fresh
+        candidates = next(filter(None, wanted), [*everyone])
         loads = {i: self._servers[i].n_in_flight for i in candidates}
         least = min(candidates, key=loads.__getitem__)
         favourite = max(candidates, key=lambda i: zlib.crc32(f"{i}/{key}".encode()))

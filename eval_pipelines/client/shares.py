@@ -15,13 +15,17 @@ _TURN_S = 1.0  # where there are more clients than slots, each has one in turn f
 
 @dataclass(slots=True)
 class Member:
-    """One client. `held`: what it may have on the wire, or still has; `since`: when it last began to hold any."""
+    """One client.
+
+    `held`: what it may have on the wire, or still has; `since`: when it last began to hold any; `seen_at`: when it last told.
+    """
 
     wants: int
     held: int
     floor: int
     ceiling: int
     since: float = 0.0
+    seen_at: float = 0.0
 
 
 @dataclass(slots=True)
@@ -74,7 +78,7 @@ def agree(shares: Shares, name: str, *, wants: int, n_in_flight: int, limit: int
     in flight, and only what is free is taken.
     """
     me = shares.members[name]
-    me.wants = wants
+    me.wants, me.seen_at = wants, now
     targets = shares.fair(limit)
     waits = any(member.wants and not targets[one] for one, member in shares.members.items())
     if waits and me.held and now - me.since >= _TURN_S:

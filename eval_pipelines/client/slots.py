@@ -29,6 +29,7 @@ _LOOK_EVERY_S = 0.25
 _LOOK_HUNGRY_S = 0.1
 _LOOK_AGAIN_S = 0.01
 _LOOK_AT_MOST_EVERY_S = 0.05
+_SILENT_S = 60.0  # a member that told nothing for so long holds nothing any more
 _LAG_S = 2 * _LOOK_EVERY_S
 _SIGNALS = frozenset({FailureKind.OVERLOADED, FailureKind.TIMEOUT, FailureKind.CONNECTION})
 
@@ -242,10 +243,13 @@ class Slots:
                 for path in self._path.parent.glob(f"{self._path.name}.*"):
                     if not shared_file.is_claimed(path):
                         path.unlink(missing_ok=True)
-            for name in [*shares.members]:
-                if name != self._name and not shared_file.is_claimed(self._claim_path(name)):
+            for name, member in [*shares.members.items()]:
+                is_dead = not shared_file.is_claimed(self._claim_path(name))
+                # or lives, and is stopped (Ctrl-Z): it joins again when it goes on
+                if name != self._name and (is_dead or self._now() - member.seen_at > _SILENT_S):
                     del shares.members[name]
-                    self._claim_path(name).unlink(missing_ok=True)
+                    if is_dead:
+                        self._claim_path(name).unlink(missing_ok=True)
         is_first = not shares.members
         shares.members.setdefault(self._name, Member(0, 0, self._bounds.floor, self._bounds.ceiling))
         self._is_member = True

@@ -29,6 +29,9 @@ _LATE_SHARE = (
     0.1  # how much later than told a silence may be cut: moving a timer at each token costs more than reading it
 )
 
+# what a value of another type comes to, somewhere in a chunk
+_ODD = (TypeError, AttributeError, ValueError, LookupError)
+
 Read = Callable[[httpx.Response], dict[str, Any]]
 
 
@@ -183,7 +186,10 @@ class _Events:
         if self._data or not self.whole.is_complete:
             message = "the stream ended too early: neither [DONE] nor a finish_reason"
             raise self.broken(failures.failure(FailureKind.MALFORMED, message, status=200))
-        return self.whole.reply()
+        try:
+            return self.whole.reply()
+        except _ODD as error:
+            raise self.broken(_odd(error)) from None
 
     def broken(self, failed: Failure) -> failures.NoAnswer:
         """The failure, and how far the stream had come."""
@@ -223,11 +229,18 @@ class _Events:
             return self.whole.add(chunk)
         except failures.NoAnswer as no_answer:
             raise self.broken(no_answer.failure) from None
+        except _ODD as error:
+            raise self.broken(_odd(error)) from None
 
     def _no_chunk(self) -> failures.NoAnswer:
         start = b"\n".join(self._data)[:80].decode(errors="replace")
         message = f"a chunk is no JSON (it starts {start!r})"
         return self.broken(failures.failure(FailureKind.MALFORMED, message, status=200))
+
+
+def _odd(error: Exception) -> Failure:
+    message = f"a chunk is not made as the API says ({type(error).__name__}: {error})"
+    return failures.failure(FailureKind.MALFORMED, message, status=200)
 
 
 def _json(text: bytes) -> Any:

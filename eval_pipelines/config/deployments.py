@@ -25,6 +25,9 @@ def _literal(value: str) -> str:
     return value
 
 
+_WEEK_S = 7 * 86_400.0
+
+
 class Machine(SpecRecord):
     """The machine that serves: what every project and process on it shares."""
 
@@ -62,12 +65,14 @@ class DeploymentFields(SpecRecord):
         default=1, ge=1, description="Never fewer, however it does. As much as max_in_flight: always so many."
     )
     keep_warm_s: float = Field(default=60, ge=0, description="Seconds a server we started outlives its last lease.")
-    ready_timeout_s: float = Field(default=300, gt=0, description="Seconds a server may take until it answers.")
-    request_timeout_s: float = Field(default=300, gt=0, description="Seconds one attempt may take.")
+    ready_timeout_s: float = Field(
+        default=300, gt=0, le=_WEEK_S, description="Seconds a server may take until it answers."
+    )
+    request_timeout_s: float = Field(default=300, gt=0, le=_WEEK_S, description="Seconds one attempt may take.")
     stream: bool = Field(
         default=False, description="Ask for answers as a stream: the time to the first token is known."
     )
-    idle_timeout_s: float = Field(default=60, gt=0, description="Seconds a stream may say nothing.")
+    idle_timeout_s: float = Field(default=60, gt=0, le=_WEEK_S, description="Seconds a stream may say nothing.")
     text_start: str | None = Field(
         default=None,
         exclude=True,

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -187,6 +188,9 @@ def json_reply(body: str) -> bytes:
         ('{"choices": [{"message": {"content": "yes"}, "finish_reason": {"type": "eos"}}]}', "yes"),
         ('{"choices": [{"message": {"content": "yes"}}], "usage": {"prompt_tokens": "7"}}', "yes"),
         ('{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}', ""),
+        # of one token, `<think>`, a parser of thoughts leaves nothing
+        ('{"choices": [{"message": {"content": null, "reasoning": ""}, "finish_reason": "length"}]}', ""),
+        ('{"choices": [{"message": {"content": null, "reasoning_content": null}, "finish_reason": "length"}]}', ""),
     ],
 )
 async def test_odd_but_complete_answers_are_kept(tmp_path, body, expected) -> None:
@@ -312,6 +316,30 @@ async def test_a_key_in_a_page_that_is_no_json_is_redacted(tmp_path) -> None:
                 on_outcome=lambda _, response: outcomes.append(response),
             )
     assert KEY not in outcomes[0].failure.message
+
+
+@pytest.mark.parametrize("n_left", [6, 15, len(KEY) - 1])
+def test_what_is_left_of_a_key_where_a_message_was_cut_is_redacted(n_left) -> None:
+    cut = failures.failure(failures.FailureKind.REJECTED, "x" * (499 - n_left) + " " + KEY)
+    assert cut.message.endswith(KEY[:n_left])
+    assert KEY[:6] not in failures.without(cut, [KEY]).message
+
+
+TOO_LONG = [
+    "Input validation error: `inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens",
+    "Input validation error: `inputs` must have less than 4095 tokens. Given: 5000",
+    "The sum of prompt length (4000.0) and query length (200) should not exceed max_num_tokens (4096)",
+    "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
+    "This model's maximum prompt length is 131072 but the request contains 140000 tokens.",
+    "input length and `max_tokens` exceed context limit: 199000 + 4096 > 200000",
+    "This model's maximum context length is 2048 tokens",
+]
+
+
+@pytest.mark.parametrize("message", TOO_LONG)
+def test_a_question_that_is_too_long_is_told_apart_by_what_servers_say(message) -> None:
+    body = json.dumps({"error": {"message": message}}).encode()
+    assert failures.from_status(400, body).kind == "context_length"
 
 
 @pytest.mark.parametrize("key", ["sk-abcdef123456", "hf_abcdefghij", "nvapi-abcdef123456"])

@@ -138,6 +138,15 @@ def test_a_full_disk_is_said_in_words_that_help(tmp_path, monkeypatch, call) -> 
         assert list(journal.answers()) == ["d0"]
 
 
+def test_a_journal_that_cannot_be_opened_says_what_to_do(tmp_path) -> None:
+    (tmp_path / "a").write_text("no folder")
+    with pytest.raises(WarehouseError, match=r"cannot open the journal .*a/j\.jsonl: .* Its folder must be one"):
+        Journal(tmp_path / "a" / "j.jsonl").open()
+    (tmp_path / "b.jsonl").mkdir()
+    with pytest.raises(WarehouseError, match="cannot open the journal"):
+        Journal(tmp_path / "b.jsonl").open()
+
+
 _WRITER = """
 import sys
 from pathlib import Path

@@ -119,3 +119,12 @@ def test_an_only_server_is_always_chosen() -> None:
         index, replica = them.begin("x", tried={0})
         them.end(index, is_answer=False, is_gone=True)
         assert replica.url == "http://0"
+
+
+def test_a_server_that_asked_to_be_left_alone_is_left_to_those_that_have_no_other() -> None:
+    them = router(2)
+    them.is_held = lambda url: url == "http://0"
+    assert {them.begin(f"s/{i}")[0] for i in range(20)} == {1}
+    assert not them.has_other({1})
+    them.is_held = lambda _: True
+    assert them.begin("s/1")[0] in (0, 1)

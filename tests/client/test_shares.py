@@ -283,6 +283,27 @@ async def test_what_was_asked_before_goes_first_in_its_own_order(tmp_path) -> No
     one.close()
 
 
+async def test_a_client_that_is_stopped_gives_way_once_it_has_told_nothing_for_a_while(tmp_path) -> None:
+    moment = 1000.0
+    stopped = Slots(Bounds(4, 5), tmp_path / "pace-x", now=lambda: 1000.0)
+    while stopped.n_in_flight < 4:
+        await asyncio.wait_for(stopped.take(), 1)
+    assert stopped._timer
+    stopped._timer.cancel()  # Ctrl-Z
+
+    other = Slots(Bounds(4, 5), tmp_path / "pace-x", now=lambda: moment)
+    waiting = [asyncio.create_task(other.take()) for _ in range(4)]
+    await asyncio.wait(waiting, timeout=0.3)
+    assert other.n_in_flight <= 1
+    moment += slots._SILENT_S + 1
+    await asyncio.wait_for(asyncio.gather(*waiting), 1)
+
+    stopped._look()  # it goes on: a member like any other
+    assert len(in_file(tmp_path)["members"]) == 2
+    for one in (stopped, other):
+        one.close()
+
+
 async def test_what_another_release_wrote_is_no_obstacle(tmp_path) -> None:
     shared = SharedFile(tmp_path / "pace-x", "share", slot_bytes=slots._SLOT_BYTES)
     with shared.draft() as draft:

@@ -268,6 +268,12 @@ async def test_a_damaged_file_is_told_with_what_to_do(tmp_path) -> None:
         await two(path, tokens=100)[0].reserve(question())
 
 
+async def test_a_file_whose_bytes_were_lost_with_the_machine_begins_anew(tmp_path) -> None:
+    path = tmp_path / "spending-x"
+    path.write_bytes(bytes(8192))
+    assert await two(path, tokens=100)[0].reserve(question())
+
+
 async def test_an_answer_is_not_lost_where_it_cannot_be_counted(tmp_path) -> None:
     path = tmp_path / "spending-x"
     one, _ = two(path, tokens=100)

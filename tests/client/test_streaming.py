@@ -91,16 +91,17 @@ async def test_the_first_token_and_the_time_between_tokens_are_those_of_the_stre
     response = await outcome(tmp_path, parts)
     assert response.ttft_s is not None
     assert response.inter_token_s is not None
-    assert 0.19 < response.ttft_s < 0.35
-    assert 0.09 < response.inter_token_s < 0.15
-    assert response.latency_s > 0.55
+    # on a busy machine everything is later, but not in another order
+    assert response.ttft_s > 0.19
+    assert response.inter_token_s > 0.09
+    assert response.latency_s > response.ttft_s + 2 * response.inter_token_s + 0.15
 
 
 async def test_the_first_thought_is_the_first_token(tmp_path) -> None:
     parts = stream(says(None, reasoning_content="hm"), 0.2, says("4"), says("", "stop"), DONE)
     response = await outcome(tmp_path, parts)
     assert response.ttft_s is not None
-    assert response.ttft_s < 0.15
+    assert response.ttft_s < response.latency_s - 0.15
     assert response.text == "4"
 
 
@@ -232,6 +233,23 @@ async def test_a_chunk_cut_in_the_middle_is_no_short_answer(tmp_path) -> None:
 )
 async def test_a_chunk_that_is_none_is_malformed(tmp_path, chunk) -> None:
     assert told(await outcome(tmp_path, stream(HELLO[1], chunk, *HELLO[2:], DONE)))[0] == "malformed"
+
+
+ODD_CHOICES = [
+    {"delta": {"tool_calls": 5}},
+    {"delta": {"tool_calls": [{"index": {"a": 1}, "id": "a"}]}},
+    {"delta": {"tool_calls": [{"index": 0, "function": [1]}]}},
+    {"delta": {"tool_calls": [{"index": "x"}, {"index": 1}]}},
+    {"delta": {"content": "x"}, "logprobs": {"content": 1.5}},
+]
+
+
+@pytest.mark.parametrize("choice", ODD_CHOICES, ids=str)
+async def test_a_chunk_with_a_value_of_another_type_is_malformed_and_ends_nothing(tmp_path, choice) -> None:
+    chunk = event({"choices": [{"index": 0, **choice}]})
+    response = await outcome(tmp_path, stream(HELLO[1], chunk, *HELLO[2:], DONE))
+    assert told(response)[0] == "malformed"
+    assert "as the API says" in response.failure.message
 
 
 async def test_an_answer_that_is_whole_stays_one_though_the_stream_broke_after_it(tmp_path) -> None:

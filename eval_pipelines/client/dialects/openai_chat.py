@@ -36,7 +36,7 @@ def read(_request: Request, reply: dict[str, Any]) -> dict[str, Any]:
     if reason == "content_filter":
         raise filtered(content)
     thought = reasoning(message)
-    if content is None and thought and reason == "length":
+    if content is None and reason == "length" and (thought or _may_think(message)):
         content = ""  # it thought until its tokens were used up: it was asked, and has said nothing
     if content is None:
         raise NoAnswer(failure(FailureKind.EMPTY, f"content is null (finish_reason {reason!r})", status=200))
@@ -53,6 +53,11 @@ def reasoning(message: Any) -> str | None:
             if isinstance(message.get(name), str) and message[name]:
                 return storable(message[name])
     return None
+
+
+def _may_think(message: Any) -> bool:
+    """True if the server tells thoughts apart: of one token, `<think>` itself, nothing is left to tell."""
+    return isinstance(message, dict) and not message.keys().isdisjoint(("reasoning_content", "reasoning"))
 
 
 def filtered(text: Any) -> NoAnswer:

@@ -21,12 +21,12 @@ ONCE = True
 class Spec(BaseModel):
     """Options of caching."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     reuse: Literal["always", "never", "only_greedy"] = Field(
         default="always", description="only_greedy: answers that were not drawn by chance."
     )
-    max_age_days: float | None = Field(default=None, gt=0, description="Older answers are asked again.")
+    max_age_days: float | None = Field(default=None, gt=0, le=36_500, description="Older answers are asked again.")
 
 
 def reuses(spec: Spec, request: Request, asked_at: datetime, now: datetime) -> bool:

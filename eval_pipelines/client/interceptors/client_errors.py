@@ -19,7 +19,7 @@ ONCE = True
 class Spec(BaseModel):
     """Options of client_errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     statuses: tuple[int, ...] | None = Field(
         default=None, min_length=1, description="HTTP statuses that end the asking; default: from 400 to 499."

@@ -16,7 +16,7 @@ ONCE = True
 class Spec(BaseModel):
     """Options of consolidate_system."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     separator: str = Field(default="\n\n", description="Between the texts of two system messages.")
 

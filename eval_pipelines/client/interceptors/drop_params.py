@@ -14,7 +14,7 @@ from eval_pipelines.records import Request
 class Spec(BaseModel):
     """Options of drop_params."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     params: tuple[str, ...] = Field(min_length=1, description="Names as in `generation`: seed, stop, top_p …")
 

@@ -31,7 +31,7 @@ ONCE = True
 class Spec(BaseModel):
     """Options of log."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     first_n: int = Field(default=50, ge=0, description="Answered attempts that are logged; failures always are.")
     request_bodies: bool = Field(default=True, description="Log what was sent.")

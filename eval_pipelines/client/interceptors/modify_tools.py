@@ -14,7 +14,7 @@ from eval_pipelines.records import Request
 class Spec(BaseModel):
     """Options of modify_tools."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     strip_properties: tuple[str, ...] = Field(
         default=(), description="Names of properties that no schema may have, at any depth."

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from eval_pipelines.client.headers import sendable, without_secrets
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.records import Request
 
@@ -23,15 +24,13 @@ _DRAWS = frozenset(
     {"max_tokens", "max_completion_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "logprobs"}
     | {"top_logprobs", "ignore_eos", "tools", "tool_choice", "response_format", "reasoning_effort"}
 )
-_HOLDS_A_SECRET = re.compile(r"auth|key|token|secret|password|cookie|credential", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 
 
 class Spec(BaseModel):
     """Options of payload."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     params_to_remove: tuple[str, ...] = Field(default=(), description="Names, wherever they stand in the parameters.")
     params_to_rename: dict[str, str] = Field(default_factory=dict, description="Name → new name, at any depth.")
@@ -69,20 +68,13 @@ class Spec(BaseModel):
     @field_validator("headers_to_add", "headers_from_env", "headers_to_rename")
     @classmethod
     def _are_headers(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name, value in headers.items():
-            if not _HEADER.fullmatch(name) or not (value.isascii() and value.isprintable()):
-                raise ValueError(f"{name!r} with its value can be no HTTP header")
+        sendable(headers)
         return headers
 
     @field_validator("headers_to_add")
     @classmethod
     def _are_no_secrets(cls, headers: dict[str, str]) -> dict[str, str]:
-        for name, value in headers.items():
-            if _HOLDS_A_SECRET.search(name) or value.lower().startswith(("bearer ", "basic ", "sk-", "hf_", "nvapi-")):
-                raise ValueError(
-                    f"{name!r} looks like one that holds a secret: name the variable in "
-                    f"`headers_from_env: {{{name}: NAME_OF_THE_VARIABLE}}`"
-                )
+        without_secrets(headers, "name the variable in `headers_from_env: {{{name}: NAME_OF_THE_VARIABLE}}`")
         return headers
 
     @field_validator("headers_from_env")

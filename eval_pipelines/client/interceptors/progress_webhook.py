@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Spec(BaseModel):
     """Options of progress_webhook."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     url: str | None = Field(default=None, description="Where to tell it; no secrets.")
     url_env: str | None = Field(
@@ -91,7 +91,8 @@ class _Webhook(Interceptor):
                 f"progress_webhook: the environment variable {self.spec.url_env} is not set: nobody is told"
             )
             return
-        async with httpx.AsyncClient(timeout=self.spec.timeout_s, trust_env=False) as client:
+        # a client of httpx logs the address of each request, which may be a secret; its transport does not
+        async with httpx.AsyncHTTPTransport(trust_env=False) as transport:
             is_last = False
             while not is_last:
                 with contextlib.suppress(TimeoutError):
@@ -100,17 +101,19 @@ class _Webhook(Interceptor):
                 is_last = self._is_over
                 if self.n != self._n_at_last or is_last:
                     self._n_at_last = self.n
-                    await self._call(client, url)
+                    await self._call(transport, url)
                 if self._is_over:
                     self._due.set()
 
-    async def _call(self, client: Any, url: str) -> None:
+    async def _call(self, transport: Any, url: str) -> None:
         import httpx
 
         started, why = time.monotonic(), ""
         try:
             async with asyncio.timeout(self.spec.timeout_s):
-                reply = await client.request(self.spec.method, url, json=self._progress())
+                request = httpx.Request(self.spec.method, url, json=self._progress())
+                reply = await transport.handle_async_request(request)
+                await reply.aread()
             why = "" if reply.is_success else f"HTTP {reply.status_code}"
         # its text may hold the address, which may be a secret
         except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError, OSError) as error:

@@ -26,7 +26,7 @@ UNFINISHED = "unfinished reasoning"
 class Spec(BaseModel):
     """Options of reasoning."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     mode: Literal["strip", "keep"] = Field(
         default="strip", description="Grade the answer without its reasoning, or with it, also where the server split."

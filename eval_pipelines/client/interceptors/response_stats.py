@@ -23,7 +23,7 @@ _MAX_NAMES = 50  # of a server that gives each answer a reason of its own
 class Spec(BaseModel):
     """Options of response_stats."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     every: int | None = Field(default=100, ge=1, description="Attempts between two lines in the log; null: none.")
     tokens: bool = Field(default=True, description="Count prompt and completion tokens.")

@@ -15,7 +15,7 @@ from eval_pipelines.records import Request
 class Spec(BaseModel):
     """Options of system_message."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     text: str = Field(min_length=1, description="What the system message says.")
     mode: Literal["prepend", "append", "replace"] = Field(

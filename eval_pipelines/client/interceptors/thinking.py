@@ -25,7 +25,7 @@ _MAX_TOKENS = ("max_tokens", "max_completion_tokens")
 class Spec(BaseModel):
     """Options of thinking."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     speaks: Literal["vllm", "sglang", "openai", "qwen", "anthropic", "openrouter"] = Field(
         description="How the server is told: by whose names."

@@ -20,7 +20,7 @@ ONCE = True
 class Spec(BaseModel):
     """Options of turn_limit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     max_turns: int | None = Field(default=None, ge=1, description="More are refused, as a failure of kind rejected.")
     remind_every: int | None = Field(default=None, ge=1, description="Turns between two reminders; default: none.")

@@ -22,7 +22,7 @@ READS = LAYOUTS
 class Spec(BaseModel):
     """Options of a server started by its command line."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     argv: tuple[str, ...] = Field(
         min_length=1, description="Program and arguments; {port} {host} {weights} {model_key}."

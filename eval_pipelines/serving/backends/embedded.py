@@ -46,7 +46,7 @@ _METRICS = {
 class Spec(BaseModel):
     """Options of the embedded server."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     threads: int | None = Field(default=None, ge=1, description="CPU threads; default: all.")
     max_context: int | None = Field(default=None, ge=128, description="Longest prompt plus answer, in tokens.")

@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from eval_pipelines.client.headers import sendable, without_secrets
 from eval_pipelines.serving.backends import Binding, Model
 
 READS: frozenset[str] = frozenset()
@@ -73,13 +74,20 @@ _KEY_LIKE = re.compile(r"(hf|r8|sk|nvapi|tgp|ABSK)_?(?=\w*\d)\w{16,}")
 
 
 def _is_http(url: str) -> str:
+    # no message quotes it: a key may stand in it
     host = re.match(r"https?://([^/?#]+)", url)
     if not host:
-        raise ValueError(f"{url!r} is no URL: it must start with http:// or https:// and name a host")
+        raise ValueError("this is no URL: it must start with http:// or https:// and name a host")
     if "@" in host[1]:
         raise ValueError("the URL carries credentials: take them out and name a variable that holds them")
     if "?" in url or "#" in url:
-        raise ValueError(f"{url!r} has a query: write only where the routes start")
+        raise ValueError("the URL has a query: write only where the routes start, and name a variable that holds a key")
+    try:
+        is_whole = urlsplit(url).port != 0 and url.isascii() and url.isprintable() and " " not in url
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise ValueError("this is no URL: its host and port must be as in http://[::1]:8000/v1, without spaces")
     return url.rstrip("/")
 
 
@@ -103,7 +111,7 @@ HostPart = Annotated[str, AfterValidator(_is_part_of_a_host)]
 class Spec(BaseModel):
     """Options of a hosted endpoint."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     provider: ProviderName | None = Field(default=None, description="Fills in what is known of this provider.")
     base_url: Url | None = Field(default=None, description="Where the routes start: https://api.openai.com/v1.")
@@ -145,6 +153,16 @@ class Spec(BaseModel):
     proxy_credentials_env: Variable | None = Field(
         default=None, description="Name of the variable that holds `user:password` for the proxy."
     )
+
+    @model_validator(mode="after")
+    def _are_headers(self) -> Self:
+        sendable({**self.headers, (self.api_key_header or "authorization"): self.api_key_prefix or ""})
+        without_secrets(
+            self.headers,
+            "name the variable that holds it in `api_key_env` (with `api_key_header: {name}`), or in the interceptor "
+            "payload's `headers_from_env`",
+        )
+        return self
 
     @model_validator(mode="after")
     def _has_an_address(self) -> Self:

@@ -85,7 +85,7 @@ _CAUSES = (
 class Spec(BaseModel):
     """Options of `llama-server`. What is left out is left to llama.cpp."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     executable: str = Field(
         default="llama-server", min_length=1, description="The command: on the PATH, or a full path."

@@ -75,7 +75,7 @@ _CAUSES = (
 class Spec(BaseModel):
     """Options of NeMo's deploy script. What is left out is left to it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     torchrun: str = Field(default="torchrun", min_length=1, description="The `torchrun` of NeMo's environment.")
     export_deploy: str = Field(

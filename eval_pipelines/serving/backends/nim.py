@@ -57,7 +57,7 @@ _CAUSES = (
 class Spec(BaseModel):
     """Options of a NIM, which takes them as variables."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model_profile: str | None = Field(default=None, description="Id of a profile in the image; default: the best fit.")
     tensor_parallel_size: int = Field(default=1, ge=1, description="GPUs that share each layer.")

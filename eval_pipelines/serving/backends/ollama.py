@@ -70,7 +70,7 @@ _VARIABLES = {
 class Spec(BaseModel):
     """Options of `ollama serve`, which takes them as variables. What is left out is left to Ollama."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     executable: str = Field(
         default="ollama", min_length=1, description="The `ollama` command: on the PATH, or a full path."

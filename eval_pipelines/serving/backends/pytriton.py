@@ -67,7 +67,7 @@ _CAUSES = (
 class Spec(BaseModel):
     """Options of the PyTriton server. What is left out is left to it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     python: str = Field(
         default="python3", min_length=1, description="The Python that has nvidia-pytriton: a full path."

@@ -63,7 +63,7 @@ READS = LAYOUTS
 class Spec(BaseModel):
     """Options of serving/servers/ray_serve_app.py, and of `ray.serve.llm` or the operator's own application."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     python: str = Field(default="python3", min_length=1, description="The Python that has Ray Serve: a full path.")
     app: str | None = Field(

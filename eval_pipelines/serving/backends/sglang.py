@@ -72,7 +72,7 @@ _CAUSES = (
 class Spec(BaseModel):
     """Options of `python -m sglang.launch_server`. What is left out is left to SGLang."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     python: str = Field(default="python3", min_length=1, description="The Python that has SGLang: a full path.")
     tp_size: int = Field(default=1, ge=1, description="GPUs that share each layer.")

@@ -59,7 +59,7 @@ _CAUSES = (
 class Spec(BaseModel):
     """Options of `text-generation-launcher`. What is left out is left to TGI."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     executable: str = Field(
         default="text-generation-launcher", min_length=1, description="The command: on the PATH, or a full path."

@@ -85,7 +85,7 @@ READS = frozenset({"huggingface"})
 class Spec(BaseModel):
     """Options of serving/servers/transformers_server.py."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     python: str = Field(default="python3", min_length=1, description="The Python that has torch and transformers.")
     device: Literal["cuda", "cpu"] = Field(default="cuda", description="Where it computes.")

@@ -67,7 +67,7 @@ _CAUSES = (
 class Spec(BaseModel):
     """Options of `trtllm-serve`. What is left out is left to TensorRT-LLM."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     executable: str = Field(
         default="trtllm-serve", min_length=1, description="The command: on the PATH, or a full path."

@@ -36,7 +36,7 @@ _WEIGHTS_AS: dict[str, tuple[str, ...]] = {"auto": ("*.safetensors",), "safetens
 class Spec(BaseModel):
     """Options of `vllm serve`. What is left out is left to vLLM."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     executable: str = Field(
         default="vllm", min_length=1, description="The `vllm` command: on the PATH, or a full path."

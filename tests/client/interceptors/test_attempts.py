@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -214,6 +215,14 @@ async def test_an_address_is_told_every_so_many_seconds(asking, chat, faulty) ->
     asking.environment["HOOK"] = f"{faulty.root}/hook?key=s3cret"
     await asking(questions(chat, 24), {"progress_webhook": hook})
     assert [one["is_over"] for one in faulty.hooked()][-2:] == [False, True]
+
+
+async def test_an_address_that_may_be_a_secret_is_not_logged(asking, chat, faulty, caplog) -> None:
+    caplog.set_level(logging.INFO)
+    asking.environment["HOOK"] = f"{faulty.root}/hook?key=s3cret"
+    await asking(questions(chat, 3), {"progress_webhook": {"url_env": "HOOK"}})
+    assert faulty.hooked()
+    assert "s3cret" not in caplog.text
 
 
 @pytest.mark.parametrize("broken", [500, "stall", "nobody"])

@@ -78,6 +78,16 @@ REFUSED = [
     ("base_url: 'http://me:secret@a.example'", "carries credentials"),
     ("base_url: 'http://a.example/v1?key=1'", "has a query"),
     ("base_url: 'http://'", "name a host"),
+    ("base_url: 'http://a.example:port/v1'", "host and port"),
+    ("base_url: 'http://a.example:99999/v1'", "host and port"),
+    ("base_url: 'http://[::1/v1'", "host and port"),
+    ("base_url: 'http://a.example/v 1'", "without spaces"),
+    ("base_url: 'http://a.example', headers: {authorization: x}", "name the variable that holds it in `api_key_env`"),
+    ("base_url: 'http://a.example', headers: {team: 'Bearer abc'}", "name the variable"),
+    ("base_url: 'http://a.example', headers: {'a b': x}", "can be no HTTP header"),
+    ("base_url: 'http://a.example', api_key_header: 'a b'", "can be no HTTP header"),
+    ("base_url: 'http://a.example', request_timeout_s: 1.0e+20", "at most"),
+    ("base_url: 'http://a.example', request_timeout_s: .inf", "number"),
     ("provider: openai, proxy_credentials_env: PROXY_KEY", "says nothing without `proxy`"),
     ("provider: openai, proxy: 'http://me:secret@proxy.example:3128'", "carries credentials"),
     ("provider: openai, requests_per_minute: 0", "must be at least 1"),
@@ -100,6 +110,13 @@ def mark(text: str, entry: str = "served_name: mock") -> str:
     """The fingerprint of the model `mock@a` of a hosted deployment."""
     entries = f"deployments: {{one: {{backend: hosted, {text}}}}}\nmodels: {{mock@a: {{deployment: one, {entry}}}}}"
     return resolve(Config.parse(entries, path=Path("/nowhere/evals.yaml")), ModelKey("mock", "a")).fingerprint
+
+
+@pytest.mark.parametrize("where", ["base_url", "provider: openai, proxy"])
+def test_a_key_in_an_address_is_not_repeated(where: str) -> None:
+    told = refusal(f"{where}: 'https://a.example/v1?api_key=SUPERSECRET123'")
+    assert "has a query" in told
+    assert "SUPERSECRET" not in told
 
 
 def test_the_address_of_a_provider_is_part_of_the_models_version() -> None:
