@@ -101,8 +101,7 @@ def show(path: Path, name: str, is_loaded: bool | None, as_json: bool) -> None:
     """One benchmark: what it is; with its data at hand also its first prompt, target, filters, needs and versions."""
     from eval_pipelines.benchmarks.overview import is_local, loaded_facts, static_facts
 
-    config, catalog = _opened(path)
-    spec = _spec(config, path, name)
+    config, spec, catalog = _named(path, name)
     leaves = catalog.leaves(spec.task)
     facts = static_facts(name, spec, catalog.entry(spec.task), leaves)
     if is_loaded or (is_loaded is None and is_local(spec, leaves)):
@@ -134,6 +133,11 @@ def new(path: Path, name: str, kind: Kind, is_added: bool) -> None:
     config = load_config(path)
     if name in (*config.benchmarks, *config.suites):
         raise click.UsageError(f"{config.path} has a benchmark or suite {name!r} already")
+    if name in _opened(path)[1]:
+        raise click.UsageError(
+            f"a benchmark {name!r} is there already (`eval-pipelines benchmarks show {name}`), and entries that name it "
+            f"would mean yours: choose another name"
+        )
     written = write_new(name, kind, config.folder / OWN_BENCHMARKS)
     for one in written.paths:
         click.echo(f"wrote {one}")
@@ -157,8 +161,7 @@ def validate(path: Path, name: str, limit: int | None, as_json: bool) -> None:
     from eval_pipelines.benchmarks.own_file import read_own
     from eval_pipelines.benchmarks.validation import validate as validated
 
-    config, catalog = _opened(path)
-    spec = _spec(config, path, name)
+    config, spec, catalog = _named(path, name)
     entry = catalog.entry(spec.task)
     own = read_own(entry.path).said if entry.kind == "own" and entry.path is not None else None
     benchmark = _load(name, spec, config, limit=limit)
@@ -171,28 +174,36 @@ def validate(path: Path, name: str, limit: int | None, as_json: bool) -> None:
             note(f"{one.level:<6} {one.check}: {one.told}")
         n = sum(1 for _ in benchmark.samples())
         n_errors = sum(one.level == "error" for one in found)
-        click.echo(f"{name}: {n:,} samples, {f'{n_errors} errors' if n_errors else 'its gold answers score 1.0'}")
+        is_open = any(one.check == "gold" for one in found)
+        sound = "no errors; see the note on its gold answers" if is_open else "its gold answers score 1.0"
+        click.echo(f"{name}: {n:,} samples, {f'{n_errors} errors' if n_errors else sound}")
     sys.exit(1 if any(one.level == "error" for one in found) else 0)
 
 
 def _opened(path: Path) -> tuple[Config | None, Catalog]:
     """Without evals.yaml there is still lm-eval's catalogue."""
     config = load_config(path) if path.exists() else None
+    return config, open_catalog(_cache(config), include=_own_folder(config, path))
+
+
+def _named(path: Path, name: str) -> tuple[Config | None, BenchmarkSpec, Catalog]:
+    """A benchmark as it would be evaluated, and the catalogue that its names stand in."""
+    config = load_config(path) if path.exists() else None
+    if config is not None and name in config.benchmarks:
+        spec = config.benchmarks[name]
+    else:
+        spec = BenchmarkSpec(task=name, include=_own_folder(config, path))
+    return config, spec, open_catalog(_cache(config), include=spec.include)
+
+
+def _own_folder(config: Config | None, path: Path) -> Path | None:
     own = path.parent / OWN_BENCHMARKS
     folders = {spec.include for spec in config.benchmarks.values() if spec.include} if config else set()
-    include = own if own.is_dir() else folders.pop() if len(folders) == 1 else None
-    return config, open_catalog(_cache(config), include=include)
+    return own if own.is_dir() else folders.pop() if len(folders) == 1 else None
 
 
 def _cache(config: Config | None) -> Path:
     return config.data_root / "cache" if config else Path.home() / ".cache" / "eval-pipelines"
-
-
-def _spec(config: Config | None, path: Path, name: str) -> BenchmarkSpec:
-    if config is not None and name in config.benchmarks:
-        return config.benchmarks[name]
-    own = path.parent / OWN_BENCHMARKS
-    return BenchmarkSpec(task=name, include=own if own.is_dir() else None)
 
 
 def _load(name: str, spec: BenchmarkSpec, config: Config | None, *, limit: int | None) -> "Benchmark":

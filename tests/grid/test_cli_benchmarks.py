@@ -82,24 +82,53 @@ def test_a_benchmark_with_its_data_at_hand_shows_its_first_prompt(run) -> None:
 
 
 def test_a_new_benchmark_is_written_declared_and_sound(run, tmp_path) -> None:
-    done = run("new", "capitals", "--kind", "choice")
+    done = run("new", "cities", "--kind", "choice")
     assert done.exit_code == 0, done.output
     changed = (tmp_path / "evals.yaml").read_text()
-    assert changed.replace("  capitals: {task: capitals}\n", "") == EVALS
-    assert run("validate", "capitals").output == "capitals: 4 samples, its gold answers score 1.0\n"
+    assert changed.replace("  cities: {task: cities}\n", "") == EVALS
+    assert run("validate", "cities").output == "cities: 4 samples, its gold answers score 1.0\n"
 
 
 def test_a_new_benchmark_overwrites_nothing(run) -> None:
-    run("new", "capitals", "--no-add")
-    done = run("new", "capitals")
+    run("new", "cities", "--no-add")
+    done = run("new", "cities")
     assert (done.exit_code, "is there already" in done.output) == (2, True)
 
 
+@pytest.mark.parametrize("name", ["hellaswag", "mmlu"])
+def test_a_new_benchmark_does_not_take_the_name_that_others_name(run, tmp_path, name) -> None:
+    done = run("new", name)
+    assert (done.exit_code, f"a benchmark '{name}' is there already" in done.output) == (2, True)
+    assert not (tmp_path / "benchmarks").exists()
+
+
+def test_a_benchmark_in_a_folder_of_its_own_is_shown_and_checked_where_it_is_evaluated(run, tmp_path) -> None:
+    run("new", "mine")
+    (tmp_path / "benchmarks").rename(tmp_path / "elsewhere")
+    run("new", "another")
+    entry = "  sums:"
+    evals = (tmp_path / "evals.yaml").read_text().replace("  mine: {task: mine, protocol: chat}\n", "")
+    (tmp_path / "evals.yaml").write_text(evals.replace(entry, "  far: {task: mine, include: elsewhere}\n" + entry))
+    assert run("validate", "far").output == "far: 4 samples, its gold answers score 1.0\n"
+    assert json.loads(run("show", "far", "--json").output)["from"].startswith(str(tmp_path / "elsewhere"))
+
+
+def test_gold_answers_that_were_not_graded_are_not_said_to_score(run, tmp_path) -> None:
+    run("new", "cities")
+    path = tmp_path / "benchmarks" / "cities.yaml"
+    kept = path.read_text().partition("metric:")[0]
+    path.write_text(kept.replace('target: "{{answer}}"', "metric: judged"))
+    done = run("validate", "cities")
+    assert (done.exit_code, done.output.splitlines()[-1]) == (
+        0, "cities: 4 samples, no errors; see the note on its gold answers",
+    )  # fmt: skip
+
+
 def test_a_benchmark_that_is_not_sound_ends_with_1_and_says_what_to_do(run, tmp_path) -> None:
-    run("new", "capitals")
-    path = tmp_path / "benchmarks" / "capitals.yaml"
+    run("new", "cities")
+    path = tmp_path / "benchmarks" / "cities.yaml"
     path.write_text(path.read_text().replace("first_line", "number"))
-    done = run("validate", "capitals")
+    done = run("validate", "cities")
     assert done.exit_code == 1
     assert "error  gold: 4 of 4 gold answers do not score 1.0" in done.output
     assert "mend `extract`, `metric` or `target`" in done.output
