@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from eval_pipelines.analysis.comparison import clusters, verdicts
 from eval_pipelines.config import RELATIVE_BASELINES, BenchmarkPolicy, Gate
 from eval_pipelines.keys import ModelKey, digest
-from eval_pipelines.scoring.gate_records import Evidence, Lacking
+from eval_pipelines.scoring.gate_records import Evidence, Lacking, Number
 from eval_pipelines.warehouse.read import fetch
 
 if TYPE_CHECKING:
@@ -76,10 +76,14 @@ class Board:
             why = _WHY_NOT.get(status, "it was never asked. Materialize responses/{0} and scores/{0} for it")
             return Lacking(f"{model_key} has no number on {benchmark}: {why.format(benchmark)}")
         policy = self.gate.policy(benchmark)
-        chosen = [row for row in rows if _is_meant(row, policy)]
+        chosen = _meant(rows, policy)
         if not chosen:
-            known = ", ".join(sorted({f"{row['metric']},{row['filter']}" for row in rows}))
-            return Lacking(f"{model_key} has no metric {policy.metric!r} on {benchmark}; there is {known}")
+            return Lacking(f"{model_key} has no metric {policy.metric!r} on {benchmark}; there is {_listed(rows)}")
+        if len(chosen) > 1:
+            return Lacking(
+                f"{model_key} has several {policy.metric!r} on {benchmark}, none with the filter of the headline: name one "
+                f"of {_listed(chosen)} as `metric`"
+            )
         if chosen[0]["fingerprint"] != self._bytes[model_key]:
             return Lacking(
                 f"{model_key} was asked {benchmark} before its weights were replaced. "
@@ -152,6 +156,12 @@ class Board:
         if isinstance(found, Lacking):
             return found
         row = found.row
+        by_question = verdicts(self._connection, [row[name] for name in _CELL])
+        if row["value"] is None and by_question:
+            return Lacking(
+                f"{row['metric']},{row['filter']} of {row['model_key']} on {row['benchmark']} is no number, though "
+                f"{len(by_question):,} questions were graded. Name another one as `metric`"
+            )
         return Evidence(
             model_key=row["model_key"],
             benchmark=row["benchmark"],
@@ -160,14 +170,29 @@ class Board:
             higher_is_better=row["higher_is_better"],
             versions=found.versions(of_one_family=self.gate.baseline in RELATIVE_BASELINES),
             n_asked=row["n_asked"],
-            verdicts=verdicts(self._connection, [row[name] for name in _CELL]),
+            verdicts=by_question,
             clusters=clusters(self._connection, row["benchmark"], row["ask_version"]),
             evaluation=f"{row['evaluation_id']}-{row['run_id']}",
+            number=_number(row),
         )
 
 
-def _is_meant(row: Row, policy: BenchmarkPolicy) -> bool:
+def _number(row: Row) -> Number | None:
+    if row["value"] is None:
+        return None
+    told = {name: row[name] for name in ("value", "n", "stderr", "ci_low", "ci_high")}
+    return Number(**told, is_share=row["ci_method"] == "wilson")
+
+
+def _meant(rows: list[Row], policy: BenchmarkPolicy) -> list[Row]:
+    """Those that the policy goes by: one, unless nothing fits or the filter is left out and the headline has another."""
     if policy.metric is None:
-        return bool(row["is_headline"])
-    metric, comma, name = policy.metric.partition(",")
-    return row["metric"] == metric and (not comma or row["filter"] == name)
+        return [row for row in rows if row["is_headline"]]
+    metric, _, filter_name = policy.metric.partition(",")
+    found = [row for row in rows if row["metric"] == metric and filter_name in ("", row["filter"])]
+    of_headline = {row["filter"] for row in rows if row["is_headline"]}
+    return found if len(found) < 2 else [row for row in found if row["filter"] in of_headline] or found
+
+
+def _listed(rows: list[Row]) -> str:
+    return ", ".join(sorted({f"{row['metric']},{row['filter']}" for row in rows}))

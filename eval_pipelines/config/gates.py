@@ -43,7 +43,10 @@ class GateLimits(SpecRecord):
         default=None, ge=0, description="Largest loss against the baseline, in the metric's unit."
     )
     max_relative_drop: float | None = Field(
-        default=None, ge=0, lt=1, description="Largest loss as a share of the baseline's value, 0..1."
+        default=None,
+        ge=0,
+        description="Largest loss as a share of the baseline's value: 0.1 is a tenth. 1 or more only with "
+        "`direction: lower_is_better`, where 1.5 is a rise by 150 %.",
     )
     relative_guard_below: float | None = Field(
         default=None, description="`max_relative_drop` counts only where the baseline's value is below this."
@@ -127,6 +130,12 @@ class Gate(SpecRecord):
                 raise ValueError(f"{name} has no limit: set one of {', '.join(_LIMITS)}, there or in `defaults`")
             if policy.relative_guard_below is not None and policy.max_relative_drop is None:
                 raise ValueError(f"{name} has relative_guard_below without the max_relative_drop that it guards")
+            share = policy.max_relative_drop
+            if share is not None and share >= 1 and policy.direction != "lower_is_better":
+                raise ValueError(
+                    f"{name}: max_relative_drop {share:g} is {share:.0%} of the baseline's value: write {share / 100:g} for "
+                    f"{share:g} %, or say `direction: lower_is_better` if it may rise so far"
+                )
             low, high = policy.min_value, policy.max_value
             if low is not None and high is not None and low > high:
                 raise ValueError(f"{name}: min_value {low:g} is above max_value {high:g}")

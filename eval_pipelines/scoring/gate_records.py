@@ -6,6 +6,7 @@ BenchmarkVerdict    "within", "breach", "inconclusive" or "lacking", with reason
 GateVerdict         GO, NO-GO or INCONCLUSIVE
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -16,6 +17,36 @@ Status = Literal["within", "breach", "inconclusive", "lacking"]
 Decision = Literal["GO", "NO-GO", "INCONCLUSIVE"]
 
 
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A metric's own value, as it is landed and quoted.
+
+    Attributes:
+        n: Questions it is of.
+        ci_low, ci_high: Its 95 % interval.
+        is_share: Of `n` questions that count as 0 or 1, and that share nothing.
+    """
+
+    value: float
+    n: int
+    stderr: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    is_share: bool = False
+
+    @property
+    def error(self) -> float | None:
+        """The standard error; where the interval is wider than that on a side, the one that belongs to it.
+
+        None where there is neither, or where both are 0: resamples that are all the same say nothing of an error.
+        """
+        sides = [abs(end - self.value) / _Z95 for end in (self.ci_low, self.ci_high) if end is not None]
+        return max([self.stderr or 0.0, *sides]) or None
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """One model on one benchmark, by one metric.
@@ -24,7 +55,8 @@ class Evidence:
         versions: What must be equal for two evaluations to compare: what it is called → which it was
             (`asked as` → `2.0-ab12`). None: was not told, which is a difference from anything that was.
         n_asked: Questions asked; those in `verdicts` were graded.
-        verdicts: Sample id → verdict.
+        verdicts: Sample id → verdict; empty where the metric has none.
+        number: The metric's own value; None: the mean of the verdicts.
         clusters: Sample id → the group a question shares with others; empty where there are none.
         evaluation: The evaluation and the grading it is of, for the record.
     """
@@ -39,11 +71,27 @@ class Evidence:
     verdicts: Mapping[str, float] = field(repr=False)
     clusters: Mapping[str, str] = field(default_factory=dict, repr=False)
     evaluation: str = ""
+    number: Number | None = None
+
+    @property
+    def is_mean(self) -> bool:
+        """Whether the metric is the mean of the verdicts, as the share of right answers is and an F1 is not."""
+        if self.number is None:
+            return True
+        if not self.verdicts:
+            return False
+        mean = math.fsum(self.verdicts.values()) / len(self.verdicts)
+        return math.isclose(mean, self.number.value, rel_tol=1e-9, abs_tol=1e-12)
+
+    @property
+    def n_graded(self) -> int:
+        """Questions the metric is of."""
+        return len(self.verdicts) if self.number is None or self.is_mean else self.number.n
 
     @property
     def coverage(self) -> float:
         """Graded / asked; 0.0 if nothing was asked."""
-        return len(self.verdicts) / self.n_asked if self.n_asked else 0.0
+        return self.n_graded / self.n_asked if self.n_asked else 0.0
 
 
 @dataclass(frozen=True, slots=True)

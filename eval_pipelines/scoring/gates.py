@@ -14,10 +14,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from eval_pipelines.config import BenchmarkPolicy, Gate
 from eval_pipelines.scoring import gate_claims, power
+from eval_pipelines.scoring.gate_comparisons import compared, n_shared, single
 from eval_pipelines.scoring.gate_records import (
     BenchmarkVerdict,
     Claim,
@@ -28,7 +27,6 @@ from eval_pipelines.scoring.gate_records import (
     Status,
 )
 from eval_pipelines.scoring.multiplicity import CORRECTIONS
-from eval_pipelines.scoring.paired import groups_of
 
 Found = Evidence | Lacking
 
@@ -73,6 +71,7 @@ def _test(benchmark: str, gate: Gate, of_model: Found, of_baseline: Found) -> _T
     problem = _problem(gate, policy, of_model, of_baseline)
     if isinstance(of_model, Lacking) or problem:
         return _Tested(BenchmarkVerdict(benchmark, policy, "lacking", (problem,), baseline=_key(of_baseline)), [])
+    own = single(of_model)
     head = BenchmarkVerdict(
         benchmark,
         policy,
@@ -80,12 +79,10 @@ def _test(benchmark: str, gate: Gate, of_model: Found, of_baseline: Found) -> _T
         (),
         metric=of_model.metric,
         filter=of_model.filter,
-        n=len(of_model.verdicts),
-        value=float(np.mean(list(of_model.verdicts.values()))),
+        n=own.n,
+        value=own.value,
     )
-    keys = sorted(of_model.verdicts)
-    alone = np.array([of_model.verdicts[key] for key in keys])
-    claims = _numbered(gate_claims.claims_alone(policy, alone, groups_of(keys, of_model.clusters)))
+    claims = _numbered(gate_claims.claims_alone(policy, own))
     # an advisory benchmark without limits is still compared, for whoever reads it
     if isinstance(of_baseline, Lacking) or _problem(gate, policy, of_model, of_baseline, is_compared=True):
         return _Tested(head, claims)
@@ -95,28 +92,23 @@ def _test(benchmark: str, gate: Gate, of_model: Found, of_baseline: Found) -> _T
 def _against(
     head: BenchmarkVerdict, claims: list[Claim], gate: Gate, of_model: Evidence, of_baseline: Evidence
 ) -> _Tested:
-    shared = sorted(of_model.verdicts.keys() & of_baseline.verdicts.keys())
     direction = head.policy.direction
-    pairs = gate_claims.Pairs(
-        np.array([of_baseline.verdicts[key] for key in shared]),
-        np.array([of_model.verdicts[key] for key in shared]),
-        groups_of(shared, of_model.clusters),
-        of_model.higher_is_better if direction is None else direction == "higher_is_better",
-    )
-    found = gate_claims.difference(pairs)
+    higher = of_model.higher_is_better if direction is None else direction == "higher_is_better"
+    both = compared(of_model, of_baseline, higher_is_better=higher)
+    found = both.contrast(1.0)
     low, high = found.interval(1 - 2 * gate.significance) if found else (None, None)
     verdict = replace(
         head,
         baseline=of_baseline.model_key,
-        n=len(shared),
-        value=float(pairs.of_model.mean()),
-        baseline_value=float(pairs.of_baseline.mean()),
+        n=both.n,
+        value=both.value,
+        baseline_value=both.base,
         difference=found.value if found else None,
         ci_low=low,
         ci_high=high,
         min_detectable=power.min_detectable(found.stderr, alpha=2 * gate.significance) if found else None,
     )
-    return _Tested(verdict, [*_numbered(gate_claims.claims_against(head.policy, pairs, gate.significance)), *claims])
+    return _Tested(verdict, [*_numbered(gate_claims.claims_against(head.policy, both, gate.significance)), *claims])
 
 
 def _numbered(claims: Iterable[Claim]) -> list[Claim]:
@@ -140,15 +132,15 @@ def _problem(
     for one in evidence:
         if one.coverage < policy.min_coverage:
             return (
-                f"{one.model_key}: only {len(one.verdicts):,} of {one.n_asked:,} questions were graded, and min_coverage "
+                f"{one.model_key}: only {one.n_graded:,} of {one.n_asked:,} questions were graded, and min_coverage "
                 f"is {policy.min_coverage:g}. Materialize {_cells(one.benchmark)} for it again"
             )
     if len(evidence) == 2 and (words := _incomparable(evidence[0], evidence[1])):
         return words
-    shared = set.intersection(*(set(one.verdicts) for one in evidence))
-    if len(shared) < gate.min_questions:
+    n = n_shared(evidence)
+    if n < gate.min_questions:
         whose = "both were graded on" if len(evidence) == 2 else "were graded"
-        return f"only {len(shared):,} questions {whose}, and min_questions is {gate.min_questions}"
+        return f"only {n:,} questions {whose}, and min_questions is {gate.min_questions}"
     return ""
 
 

@@ -59,6 +59,8 @@ def test_a_gate_may_be_for_some_families_only() -> None:
         ("{g: {benchmarks: {gsm8k: {max_drop: 0.1, relative_guard_below: 0.3}}}}", "g: gsm8k has relative_guard_below without the "
          "max_relative_drop that it guards"),
         ("{g: {benchmarks: {gsm8k: {min_value: 0.5, max_value: 0.3}}}}", "g: gsm8k: min_value 0.5 is above max_value 0.3"),
+        ("{g: {benchmarks: {gsm8k: {max_relative_drop: 5}}}}", "g: gsm8k: max_relative_drop 5 is 500% of the baseline's value: "
+         "write 0.05 for 5 %, or say `direction: lower_is_better` if it may rise so far"),
         ("{g: {benchmarks: {gsm8k: {max_drop: 0.1, metric: 'a,b,c'}}}}", "g.benchmarks.gsm8k.metric: must read `metric` or "
          "`metric,filter`, such as `exact_match,flexible-extract`"),
         ("{g: {baseline: prev, benchmarks: {gsm8k: {max_drop: 0.1}}}}", "g.baseline: must be `previous`, `best` or a model key such "
@@ -81,6 +83,13 @@ def test_families_and_baselines_are_checked_where_they_can_be_known() -> None:
         "g.baseline: no model is called 'smol@2'. Did you mean 'smol@1'? Known: smol@1.",
         "evals.yaml:1: gates.g.families[0]: no family is called 'smoll'. Did you mean 'smol'? Known: smol.",
     ]
+
+
+def test_where_lower_is_better_more_than_all_of_it_may_be_gained() -> None:
+    gate = parse("{g: {defaults: {direction: lower_is_better}, benchmarks: {gsm8k: {max_relative_drop: 1.5}}}}").gate(
+        "g"
+    )
+    assert gate.policy("gsm8k").max_relative_drop == 1.5
 
 
 def test_an_unknown_gate_is_told() -> None:

@@ -91,9 +91,38 @@ def test_a_share_of_the_baseline_counts_upwards_where_lower_is_better() -> None:
 
 
 def test_nothing_can_be_lost_of_nothing() -> None:
-    zeros = evidence(np.zeros(100), NEW), evidence(np.zeros(100), OLD)
-    found = judged(gate({"gsm8k": {"max_relative_drop": 0.1}}), gsm8k=zeros)
-    assert (found.decision, "no share of it to lose" in found.benchmarks[0].reasons[0]) == ("INCONCLUSIVE", True)
+    policy = gate({"gsm8k": {"max_relative_drop": 0.1}})
+    for now in (0.0, 1.0):
+        found = judged(policy, gsm8k=(evidence(np.full(100, now), NEW), evidence(np.zeros(100), OLD)))
+        assert found.decision == "GO"
+        assert "value is 0 on 100 questions, of which no share can be lost" in found.benchmarks[0].reasons[0]
+
+
+def test_no_rise_at_all_is_a_share_of_nothing_where_lower_is_better() -> None:
+    policy = gate({"gsm8k": {"max_relative_drop": 0.1, "direction": "lower_is_better"}})
+    old = evidence(np.zeros(100), OLD)
+    assert judged(policy, gsm8k=(evidence(np.ones(100), NEW), old)).decision == "NO-GO"
+    level = judged(policy, gsm8k=(evidence(np.zeros(100), NEW), old))
+    assert (level.decision, level.benchmarks[0].reasons[0]) == (
+        "INCONCLUSIVE",
+        "not settled: 0.0000 on 100 questions, and a share of the baseline's 0 is 0, max_relative_drop 0.1; "
+        "set max_drop or max_value",
+    )
+
+
+@pytest.mark.parametrize(("now", "decision"), [(-1.05, "GO"), (-1.2, "NO-GO"), (-0.5, "GO")])
+def test_a_share_of_a_negative_value_is_of_its_size(now: float, decision: str) -> None:
+    noise = np.random.default_rng(1).normal(0, 0.01, 200)
+    pairs = evidence(now + noise, NEW), evidence(-1.0 + noise[::-1], OLD)
+    assert judged(gate({"gsm8k": {"max_relative_drop": 0.1}}), gsm8k=pairs).decision == decision
+
+
+def test_more_than_all_of_it_may_be_gained_where_lower_is_better() -> None:
+    new, old = pair(1_000, 100, 0, right=0.3)  # 0.3 to 0.2: as errors, 0.2 to 0.3
+    pairs = replace(old, model_key=NEW), replace(new, model_key=OLD)
+    lower = {"direction": "lower_is_better"}
+    assert judged(gate({"gsm8k": {"max_relative_drop": 1.5, **lower}}), gsm8k=pairs).decision == "GO"
+    assert judged(gate({"gsm8k": {"max_relative_drop": 0.2, **lower}}), gsm8k=pairs).decision == "NO-GO"
 
 
 @pytest.mark.parametrize(
