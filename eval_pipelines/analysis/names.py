@@ -24,10 +24,10 @@ def families(connection: "duckdb.DuckDBPyConnection") -> list[str]:
     return _column(connection, "SELECT DISTINCT family AS name FROM evaluations WHERE judged_model IS NULL")
 
 
-def check(kind: str, name: str, known: list[str]) -> str:
-    """The name, if it is known. Raises UnknownNameError with the near miss."""
+def check(kind: str, name: str, known: list[str], *, add: str = "") -> str:
+    """The name, if it is known. Raises UnknownNameError with the near miss, and with what would add it."""
     if name not in known:
-        raise UnknownNameError(kind, name, known=known)
+        raise UnknownNameError(kind, name, known=known, add=add)
     return name
 
 

@@ -1,7 +1,10 @@
 """`eval-pipelines gate`: may this model go on? With an exit code, for CI."""
 
 import json
+import os
 import sys
+import traceback
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from eval_pipelines.config import Config, load_config
+from eval_pipelines.config import Config, Gate, load_config
 from eval_pipelines.errors import ConfigError, EvalPipelinesError
 from eval_pipelines.keys import ModelKey
 
@@ -38,19 +41,32 @@ def gate(
     """
     try:
         verdicts = _judged(load_config(path), model_key, names, baseline)
+        code = min((EXIT_CODES[one.decision] for one in verdicts if one.decision != "GO"), default=0)
+        _tell(verdicts, code, as_json=as_json, as_markdown=as_markdown)
     except EvalPipelinesError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, ConfigError) else _COULD_NOT)
-    if as_json:
-        click.echo(
-            json.dumps(
-                [asdict(one) | {"exit_code": EXIT_CODES[one.decision]} for one in verdicts], indent=2, default=_plain
-            )
-        )
-    else:
+    except PermissionError:
+        raise
+    except Exception:  # noqa: BLE001 - as everywhere with a traceback, but 1 would be read as NO-GO
+        traceback.print_exc()
+        click.echo("error: nothing could be judged, for no reason that was foreseen. Please report the above", err=True)
+        sys.exit(_COULD_NOT)
+    sys.exit(code)
+
+
+def _tell(verdicts: "list[GateVerdict]", code: int, *, as_json: bool, as_markdown: bool) -> None:
+    try:
+        if as_json:
+            told = [asdict(one) | {"exit_code": EXIT_CODES[one.decision]} for one in verdicts]
+            click.echo(json.dumps(told, indent=2, default=_plain))
+            return
         for one in verdicts:
             _print(one, as_markdown=as_markdown)
-    sys.exit(min((EXIT_CODES[one.decision] for one in verdicts if one.decision != "GO"), default=0))
+    except BrokenPipeError:
+        # whoever read has enough (`| head`); the verdict is known all the same, and a last flush must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(code)
 
 
 def _judged(config: Config, model_key: str, names: tuple[str, ...], baseline: str | None) -> "list[GateVerdict]":
@@ -70,10 +86,15 @@ def _judged(config: Config, model_key: str, names: tuple[str, ...], baseline: st
     with closing(open_published(config.data_root)) as connection:
         models = known_names.models(connection)
         for key in (model_key, *([baseline] if baseline else [])):
-            known_names.check("model in this record", key, models)
+            known_names.check("model in this record", key, models, add=_evaluate(key, chosen.values()))
         return [
             judge_model(connection, name, one, model_key, baseline=baseline).verdict for name, one in chosen.items()
         ]
+
+
+def _evaluate(model_key: str, gates: Iterable[Gate]) -> str:
+    named = dict.fromkeys(f"--benchmark {benchmark}" for gate in gates for benchmark in gate.benchmarks)
+    return f"evaluate it: `eval-pipelines evaluate --model {model_key} {' '.join(named)}`"
 
 
 def _print(verdict: "GateVerdict", *, as_markdown: bool) -> None:

@@ -1,6 +1,9 @@
 """Gates from the published record to the asset check: who is judged, against whom, when, and what is told."""
 
 import json
+import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -216,7 +219,11 @@ def test_the_command_line_has_an_exit_code_for_each_verdict(config: Config, caps
     assert run("--model", "tiny@step-300", "--gate", "relase") == (
         2, f"error: no gate is called 'relase'. Did you mean 'release'? Known: best, others, release. "
            f"To add it, declare it under gates in {config.path}.\n")  # fmt: skip
-    assert run("--model", "tiny@step-9")[0] == 2
+    code, text = run("--model", "tiny@step-9")
+    assert code == 2
+    assert text.endswith(
+        "To add it, evaluate it: `eval-pipelines evaluate --model tiny@step-9 --benchmark gsm8k --benchmark mmlu`.\n"
+    )
     code, text = run("--model", "tiny@step-300", "--baseline", "tiny@step-300", "--json")
     verdicts = json.loads(text)
     assert code == 0
@@ -226,6 +233,49 @@ def test_the_command_line_has_an_exit_code_for_each_verdict(config: Config, caps
     ]
     assert verdicts[0]["benchmarks"][0]["policy"]["max_drop"] == 0.1
     assert "| gsm8k | critical | BROKEN |" in run("--model", "tiny@step-300", "--markdown")[1]
+
+
+def test_a_failure_nobody_foresaw_is_no_no_go(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click.testing import CliRunner
+
+    from eval_pipelines.analysis import gating
+    from eval_pipelines.cli import main
+
+    put(config, "tiny@step-100", GOOD)
+    publish(config.data_root)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("nobody thought of this")
+
+    monkeypatch.setattr(gating, "judge_model", fail)
+    done = CliRunner().invoke(main, ["--config", str(config.path), "gate", "--model", "tiny@step-100"])
+    assert (done.exit_code, done.stdout) == (4, "")
+    assert "ZeroDivisionError: nobody thought of this" in done.stderr
+    assert done.stderr.endswith(
+        "error: nothing could be judged, for no reason that was foreseen. Please report the above\n"
+    )
+
+
+@pytest.mark.parametrize("form", ["--json", "--markdown"])
+def test_a_reader_that_stops_reading_changes_no_verdict(config: Config, form: str) -> None:
+    put(config, "tiny@step-100", GOOD)
+    put(config, "tiny@step-200", GOOD)
+    publish(config.data_root)
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [
+        sys.executable,
+        "-m",
+        "eval_pipelines.cli",
+        "--config",
+        str(config.path),
+        "gate",
+        "--model",
+        "tiny@step-200",
+    ]
+    done = subprocess.run([*command, form], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_questions_on_one_passage_count_as_one_wherever_two_models_are_compared(config: Config) -> None:
