@@ -2,23 +2,35 @@
 
 import json
 import math
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
 from eval_pipelines.benchmarks.judged import Answer, Answers, Judging
+from eval_pipelines.benchmarks.scorer import TimeUp, cpu_limit
 from eval_pipelines.config import JudgeRules
 from eval_pipelines.judgements import Judgement
 from eval_pipelines.keys import digest
 from eval_pipelines.records import Evaluation, Metric, Response, Score
 from eval_pipelines.scoring import agreement
 from eval_pipelines.scoring.aggregate import Verdicts, metric_of
-from eval_pipelines.scoring.verdicts import NoVerdict, Said, Verdict, combined, of_both_orders, read_verdict
+from eval_pipelines.scoring.verdicts import (
+    UNPARSEABLE,
+    NoVerdict,
+    Said,
+    Verdict,
+    combined,
+    of_both_orders,
+    read_verdict,
+)
 
 # bumped when verdicts are made otherwise of the same answers
 _VERSION = 1
 _SAME = Verdict("tie", 0.5, "the same answer")
+# of processor time: a regular expression that backtracks does not end
+_MOST_READING_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +165,12 @@ def _said(response: Response | None, rules: JudgeRules, *, is_swapped: bool) -> 
         return NoVerdict("judge_not_asked")
     if response.failure is not None:
         return NoVerdict(f"judge_{response.failure.kind.value}", response.failure.message)
-    return read_verdict(response.text or "", rules, is_swapped=is_swapped)
+    in_main = threading.current_thread() is threading.main_thread()
+    try:
+        with cpu_limit(_MOST_READING_S if in_main else None):
+            return read_verdict(response.text or "", rules, is_swapped=is_swapped)
+    except TimeUp:
+        return NoVerdict(UNPARSEABLE, f"reading it took more than {_MOST_READING_S:g} s: simplify `extract`")
 
 
 def _judgement(

@@ -275,7 +275,7 @@ def json_field_in(text: str, field: str) -> str:
         try:
             found, place_after = decoder.raw_decode(text, place)
             place = text.find("{", place_after)
-        except ValueError:
+        except (ValueError, RecursionError):
             place = text.find("{", place + 1)
     for part in field.split("."):
         found = found.get(part) if isinstance(found, dict) else None

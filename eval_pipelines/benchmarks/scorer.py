@@ -100,7 +100,6 @@ class Scorer:
                     # one at a time where all together took too long, or one of them raised
                     outcome: Outcome = self._judge(case, filtered[i] if filtered else self._filter([case])[0])
             except TimeUp:
-                signal.setitimer(signal.ITIMER_PROF, 0)  # it may have come while the limit was taken off
                 outcome = TIMEOUT
             except MemoryError:
                 outcome = DIED
@@ -159,9 +158,12 @@ def cpu_limit(seconds: float | None) -> Iterator[None]:
     # again each second: a scorer may have caught the first
     signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
-        yield
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)  # it may have come while the limit was taken off
         signal.signal(signal.SIGPROF, before)
 
 

@@ -101,7 +101,7 @@ def _last_object(text: str) -> Mapping[str, object]:
     while at >= 0:
         try:
             value, end = decoder.raw_decode(text, at)
-        except ValueError:
+        except (ValueError, RecursionError):
             at = text.find("{", at + 1)
             continue
         if isinstance(value, dict):

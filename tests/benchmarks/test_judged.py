@@ -104,6 +104,17 @@ def test_repeats_of_a_judge_have_seeds_of_their_own_and_most_of_them_decide(judg
     assert values == [1.0, "judge_unparseable"]
 
 
+def test_an_expression_that_does_not_end_takes_no_more_than_that_one_verdict(judging_of, say) -> None:
+    judging = judging_of(["2", "4"], labels={"YES": 1, "NO": 0}, extract={"regex": r"((?:\w+\s?)+)$"})
+    said = {"gsm8k/0": "the judge says a lot of words here and then some more!", "gsm8k/1": "YES"}
+    (judge,) = [
+        Judge(evaluation("j@a"), judging, {one.digest: say(one, said[one.sample_id]) for one in judging.requests()})
+    ]
+    graded = grade_judged([judge], ("judge_score", "none"))
+    assert [one.ungraded_reason or one.value for one in graded.scores] == ["judge_unparseable", 1.0]
+    assert graded.judgements[0].no_verdict_why == "reading it took more than 1 s: simplify `extract`"
+
+
 def test_a_comparison_needs_both_answers_and_both_orders(judging_of, say) -> None:
     pair = {"kind": "pairwise", "template": "pairwise", "baseline": "base@a"}
     judging = judging_of(["mine", "mine", "same", "mine"], ["theirs", FailureKind.EMPTY, "same", "theirs"], **pair)

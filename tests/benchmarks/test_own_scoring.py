@@ -72,6 +72,7 @@ def test_the_letter_of_a_choice_is_found(answer, letter) -> None:
         ('{"a": 1}', "1"),
         ('Sure: {"a": "x"} or {"a": {"b": 2}}', '{"b": 2}'),
         ("{broken {\"a\": true}", "true"),
+        ('{"b":' * 5000 + '1} {"a": 3}', "3"),
         ("no JSON", "[invalid]"),
         ('{"b": 1}', "[invalid]"),
     ],

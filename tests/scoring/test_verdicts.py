@@ -48,6 +48,7 @@ def test_a_verdict_is_read_where_it_stands(how: Any, text: str, label: str, valu
         (RATING, "I rate it highly", "nothing fits the expression"),
         (JSON, '{"score": true}', "no JSON object whose 'score' is a text or a number"),
         (JSON, '{"score": "high"}', "'high' is no number"),
+        (JSON, '{"score":' * 5000, "no JSON object whose 'score' is a text or a number"),
         (JSON, "{" * 5000, "no JSON object whose 'score' is a text or a number"),
         (PAIR, "Answer A", "'Answer A' is none of A, B, TIE"),
     ],
