@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 _Z95 = 1.959963984540054
+# residuals of equal shares add up to no exact 0
+_ROUNDING = 1e-12
 
 
 class Interval(NamedTuple):
@@ -86,8 +88,9 @@ def _clustered(mean: float, values: Sequence[float], grouped: list[list[float]],
     squares = math.fsum(math.fsum(value - mean for value in one) ** 2 for one in grouped)
     error = math.sqrt(squares * n_clusters / (n_clusters - 1)) / n
     if is_share:
-        # all right or all wrong says nothing of how alike a group is: it counts as one question
-        n_effective = mean * (1 - mean) / error**2 if error else n_clusters
+        # groups of equal shares say nothing of how alike a group is: it counts as one question
+        error = error if error > _ROUNDING else 0.0
+        n_effective = min(n, mean * (1 - mean) / error**2) if error else n_clusters
         return Interval(error, *wilson(mean * n_effective, n_effective), "clustered", n_clusters)
     from scipy.stats import t
 

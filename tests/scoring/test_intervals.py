@@ -53,6 +53,22 @@ def test_all_right_in_few_passages_is_no_certainty() -> None:
     assert found.low == pytest.approx(wilson(4, 4)[0])
 
 
+@pytest.mark.parametrize(
+    ("n_passages", "of_each"), [(2, [1, 0, 0]), (50, [1, 0, 0]), (50, [1] + [0] * 6), (50, [1, 0])]
+)
+def test_passages_of_equal_shares_count_once_each(n_passages, of_each) -> None:
+    found = of_mean(of_each * n_passages, [str(i) for i in range(n_passages) for _ in of_each])
+    share = sum(of_each) / len(of_each)
+    assert found.stderr == 0
+    assert (found.low, found.high) == pytest.approx(wilson(share * n_passages, n_passages))
+
+
+def test_passages_that_differ_less_than_chance_count_as_no_more_questions_than_they_have() -> None:
+    values, clusters = [1, 0, 0, 0] * 49 + [1, 1, 0, 0], [str(i) for i in range(50) for _ in range(4)]
+    found = of_mean(values, clusters)
+    assert (found.low, found.high) == pytest.approx(wilson(sum(values), len(values)))
+
+
 def test_an_interval_of_a_mean_of_shares_stays_among_shares() -> None:
     found = of_mean([0.9, 1.0, 1.0, 0.95])
     assert found.high == 1.0
