@@ -9,6 +9,7 @@ from eval_pipelines.benchmarks.data import missing_files
 from eval_pipelines.benchmarks.own_file import read_own
 from eval_pipelines.benchmarks.task_index import why_refused
 from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.config.judges import needs_reference
 from eval_pipelines.errors import ConfigError
 
 
@@ -37,6 +38,7 @@ def _mistakes(name: str, spec: BenchmarkSpec, catalog: Catalog) -> Iterator[str]
             f"not give: leave it at completions"
         )
     yield from _of_data(name, spec, leaves)
+    yield from _of_judge(name, spec, leaves)
     yield from _of_headline(name, spec, leaves[0], first)
 
 
@@ -47,6 +49,22 @@ def _of_data(name: str, spec: BenchmarkSpec, leaves: list[Leaf]) -> Iterator[str
     for leaf in leaves:
         if leaf.entry.kind == "own" and leaf.entry.path is not None:
             yield from missing_files(read_own(leaf.entry.path).source, benchmark=name)
+
+
+def _of_judge(name: str, spec: BenchmarkSpec, leaves: list[Leaf]) -> Iterator[str]:
+    if spec.judge is None or not needs_reference(spec.judge.rules.prompt):
+        return
+    for leaf in leaves:
+        if leaf.entry.kind == "own" and leaf.entry.path is not None and not read_own(leaf.entry.path).said.target:
+            yield lacks_reference(name, f"{leaf.entry.path} has no `target`")
+
+
+def lacks_reference(name: str, what: str) -> str:
+    """That judges would be shown an empty reference."""
+    return (
+        f"benchmarks.{name}.judge: its prompt shows the `reference`, and {what}: give it one, or take a prompt that does "
+        f"without, such as `template: rubric_1_10`, or one with {{% if reference %}}"
+    )
 
 
 def _of_headline(name: str, spec: BenchmarkSpec, leaf: Leaf, said: dict[str, Any]) -> Iterator[str]:

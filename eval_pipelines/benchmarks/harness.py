@@ -13,6 +13,7 @@ import jinja2
 
 from eval_pipelines.benchmarks.building import Rows, build_task, prepare_library
 from eval_pipelines.benchmarks.catalog import open_catalog
+from eval_pipelines.benchmarks.checking import lacks_reference
 from eval_pipelines.benchmarks.clusters import cluster_of
 from eval_pipelines.benchmarks.grading import Chain, GradingRules, Question, Subtask, grade_subtask, read_through
 from eval_pipelines.benchmarks.grading_pool import POOL
@@ -21,6 +22,7 @@ from eval_pipelines.benchmarks.own_file import SAMPLE_ID
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.config.judges import needs_reference
 from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
 from eval_pipelines.records import Metric, Request, Response, Sample, Score
 
@@ -87,12 +89,16 @@ class Benchmark:
         return any(name != "bypass" for subtask in self._subtasks for name in subtask.metric_names)
 
     def check_is_graded(self) -> None:
-        """Raises ConfigError where neither the task nor a judge would say how good an answer is."""
+        """Raises ConfigError where neither the task nor a judge could say how good an answer is."""
         if not self.has_own_metrics and self.spec.judge is None:
             raise ConfigError(
                 f"benchmarks.{self.name}: {self.spec.task} has no metric of its own, so somebody must judge its answers: "
                 f"give it `judge: {{models: KEY, template: NAME}}`"
             )
+        if self.spec.judge is not None and needs_reference(self.spec.judge.rules.prompt):
+            lacking = next((one.sample_id for one in self.samples() if not one.target), None)
+            if lacking is not None:
+                raise ConfigError(lacks_reference(self.name, f"{lacking} has no target"))
 
     @property
     def subtask_names(self) -> list[str]:

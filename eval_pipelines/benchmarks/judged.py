@@ -210,8 +210,10 @@ class Judging:
             shown |= {"answer_a": first, "answer_b": second}
         try:
             return str(self._template.render(**shown, doc=answer.doc))
-        except TemplateError as error:
-            has = ", ".join(sorted(map(str, answer.doc)))
+        except (TemplateError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+            columns = sorted(answer.doc.items(), key=str)
+            has = ", ".join(f"{key} (null)" if value is None else str(key) for key, value in columns)
+            told = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise ConfigError(
-                f"the prompt of {self.name} cannot be written for {sample.sample_id}: {error}. Its `doc` has {has}."
+                f"the prompt of {self.name} cannot be written for {sample.sample_id}: {told}. Its `doc` has {has}."
             ) from None

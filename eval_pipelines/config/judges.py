@@ -27,6 +27,8 @@ VARIABLES: Final[Mapping[Kind, tuple[str, ...]]] = {
 }
 _ANSWERS: Final[Mapping[Kind, tuple[str, ...]]] = {"rubric": ("answer",), "pairwise": ("answer_a", "answer_b")}
 _SIDES = ("a", "b", "tie")
+# what a last line is taken without
+AROUND_A_LINE: Final = " \t*_`\"'."
 
 
 class _Spec(Record):
@@ -172,17 +174,28 @@ class JudgeSpec(_Spec):
         if self.scale is not None and self.labels is not None:
             raise ValueError("takes `scale` or `labels`, not both")
         rules = self.rules
-        for label, value in (rules.labels or {}).items():
-            if is_pairwise and value not in _SIDES:
-                raise ValueError(f"the label {label!r} must stand for `a`, `b` or `tie`")
-            if not is_pairwise and (isinstance(value, str) or not 0 <= value <= 1):
-                raise ValueError(f"the label {label!r} must have a value from 0 to 1")
+        self._check_labels(rules)
         if rules.scale is None and not rules.labels:
             raise ValueError("needs a `scale` or `labels`: which verdicts are there?")
         if is_pairwise and not {"a", "b"} <= {*(rules.labels or {}).values()}:
             raise ValueError("needs a label for `a` and one for `b`")
         if rules.aggregate == "majority" and rules.scale is not None:
             raise ValueError("numbers of a `scale` have no majority: leave `aggregate` out, or set it to mean")
+
+    def _check_labels(self, rules: "JudgeRules") -> None:
+        seen: dict[str, str] = {}
+        for label, value in (rules.labels or {}).items():
+            if self.kind == "pairwise" and value not in _SIDES:
+                raise ValueError(f"the label {label!r} must stand for `a`, `b` or `tie`")
+            if self.kind != "pairwise" and (isinstance(value, str) or not 0 <= value <= 1):
+                raise ValueError(f"the label {label!r} must have a value from 0 to 1")
+            read = label.strip(AROUND_A_LINE if rules.extract.last_line else None)
+            if read != label:
+                raise ValueError(
+                    f"the label {label!r} is never read, as verdicts are taken without what stands around them: write {read!r}"
+                )
+            if (other := seen.setdefault(label.casefold(), label)) != label:
+                raise ValueError(f"the labels {other!r} and {label!r} are one: upper and lower case do not count")
 
     @property
     def rules(self) -> "JudgeRules":
@@ -250,3 +263,18 @@ def check_prompt(prompt: str, kind: Kind) -> None:
         raise ValueError(f"the prompt names {', '.join(unknown)}; there are {', '.join(VARIABLES[kind])}")
     if missing := [name for name in _ANSWERS[kind] if name not in named]:
         raise ValueError(f"the prompt never shows {{{{ {missing[0]} }}}}")
+
+
+def needs_reference(prompt: str) -> bool:
+    """Whether a prompt shows the `reference` without looking first whether there is one: `{% if reference %}`."""
+    from jinja2 import Environment, nodes
+
+    def names_it(node: nodes.Node) -> bool:
+        found = [*([node] if isinstance(node, nodes.Name) else []), *node.find_all(nodes.Name)]
+        return any(one.name == "reference" for one in found)
+
+    tree = Environment(autoescape=False).parse(prompt)  # noqa: S701 - no HTML
+    looks: list[nodes.Node] = [one.test for one in tree.find_all(nodes.If)]
+    looks += [one.test for one in tree.find_all(nodes.CondExpr)]
+    looks += [one.left for one in tree.find_all(nodes.Or)]
+    return names_it(tree) and not any(names_it(one) for one in looks)

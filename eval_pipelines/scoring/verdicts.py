@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from eval_pipelines.config import JudgeRules
+from eval_pipelines.config.judges import AROUND_A_LINE
 
 WIN, LOSS, TIE = "win", "loss", "tie"
 _WORTH = {WIN: 1.0, LOSS: 0.0, TIE: 0.5}
@@ -92,7 +93,7 @@ def _extracted(text: str, rules: JudgeRules) -> str | NoVerdict:
             return _unparseable(f"no JSON object whose {place.json_field!r} is a text or a number")
         return str(value).strip()
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1].strip(" \t*_`\"'.") if lines else _unparseable("the answer is empty")
+    return lines[-1].strip(AROUND_A_LINE) if lines else _unparseable("the answer is empty")
 
 
 def _last_object(text: str) -> Mapping[str, object]:

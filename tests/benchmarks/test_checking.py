@@ -56,6 +56,17 @@ def test_an_own_benchmark_without_its_data_is_a_mistake(found, tmp_path) -> None
     assert found(task="mine", include=tmp_path) == [f"benchmarks.mine.data: there is no file {tmp_path}/gone.jsonl"]
 
 
+def test_a_judge_is_not_shown_a_reference_that_there_is_not(found, tmp_path) -> None:
+    (tmp_path / "mine.yaml").write_text("data: rows.jsonl\nprompt: x\nmetric: judged\n")
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    judged = {"task": "mine", "include": tmp_path, "protocol": "chat"}
+    assert found(**judged, judge={"models": "j@a", "template": "rubric_1_10"}) == []
+    (told,) = found(**judged, judge={"models": "j@a", "template": "correctness"})
+    assert told.startswith(
+        f"benchmarks.mine.judge: its prompt shows the `reference`, and {tmp_path}/mine.yaml has no `target`: give it one"
+    )
+
+
 def test_it_imports_no_lm_eval(index) -> None:
     script = (
         "import sys; from pathlib import Path; from eval_pipelines.benchmarks.checking import mistakes;"

@@ -186,6 +186,11 @@ def test_a_benchmark_of_ones_own_that_is_only_judged_is_one_file_without_a_targe
         "only", BenchmarkSpec.model_validate({**only.model_dump(), "judge": judge}), limit=None, cache=index
     )
     benchmark.check_is_graded()
+    known = BenchmarkSpec.model_validate({**only.model_dump(), "judge": {"models": "j@a", "template": "correctness"}})
+    with pytest.raises(
+        ConfigError, match=r"benchmarks\.only\.judge: its prompt shows the `reference`, and only/0 has no ta"
+    ):
+        load("only", known, limit=None, cache=index).check_is_graded()
     assert (benchmark.has_own_metrics, benchmark.headline) == (False, ("judge_score", "none"))
     assert gsm8k(judge=judge, headline="exact_match").has_own_metrics
     assert gsm8k(judge=judge, headline="exact_match").headline[0] == "exact_match"
@@ -194,6 +199,9 @@ def test_a_benchmark_of_ones_own_that_is_only_judged_is_one_file_without_a_targe
 def test_what_cannot_be_judged_is_told_before_anybody_is_asked(gsm8k, judging_of) -> None:
     prompt = {"template": None, "prompt": "{{ answer }} {{ doc.hint }}", "labels": {"A": 1}}
     with pytest.raises(ConfigError, match=r"gsm8k/0.*no attribute 'hint'.*Its `doc` has answer, question"):
+        list(judging_of(["2"], **prompt).requests())
+    prompt |= {"prompt": "{{ answer }} {{ doc.answer / 2 }}"}
+    with pytest.raises(ConfigError, match=r"gsm8k/0: TypeError: unsupported .*Its `doc` has answer, question"):
         list(judging_of(["2"], **prompt).requests())
     with pytest.raises(UnsupportedError, match="compares log-likelihoods"):
         texts_of(_Likelihoods(), Chain(), {})  # type: ignore[arg-type]

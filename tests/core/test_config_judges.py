@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from eval_pipelines.config import BenchmarkSpec, Config
-from eval_pipelines.config.judges import template, template_names
+from eval_pipelines.config.judges import needs_reference, template, template_names
 from eval_pipelines.config.schema import config_schema
 from eval_pipelines.errors import ConfigError
 
@@ -43,6 +43,9 @@ def spec(judge: str) -> BenchmarkSpec:
         ("{models: j@a, prompt: '{{ answer', labels: {A: 1}}", "the prompt is no Jinja text: line 1"),
         ("{models: j@a, prompt: '{{ answer }}'}", "needs a `scale` or `labels`"),
         ("{models: j@a, template: correctness, labels: {A: 2}}", "the label 'A' must have a value from 0 to 1"),
+        ("{models: j@a, template: correctness, labels: {Yes: 1, YES: 0}}", "the labels 'Yes' and 'YES' are one"),
+        ("{models: j@a, template: correctness, labels: {A.: 1, B.: 0}}", "the label 'A.' is never read"),
+        ("{models: j@a, template: correctness, labels: {' A': 1}, extract: {json_field: x}}", "write 'A'"),
         ("{models: j@a, template: rubric_1_10, aggregate: majority}", "numbers of a `scale` have no majority"),
         ("{models: j@a, template: correctness, repeats: 3}", "gives the same verdict 3 times"),
         ("{models: j@a, template: correctness, extract: {regex: x}}", "must have one group, the verdict, not 0"),
@@ -93,3 +96,18 @@ def test_every_template_is_whole(name: str) -> None:
 
 def test_editors_know_the_keys_of_a_judge() -> None:
     assert set(config_schema()["$defs"]["JudgeSpec"]["properties"]) >= {"models", "template", "baseline", "extract"}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "needs_it"),
+    [
+        ("{{ answer }} {{ reference }}", True),
+        ("{% if choices %}{{ reference }}{% endif %}", True),
+        ("{{ answer }}", False),
+        ("{% if reference %}It is {{ reference }}.{% endif %}", False),
+        ("{{ reference if reference else 'unknown' }}", False),
+        ("{{ reference or 'unknown' }}", False),
+    ],
+)
+def test_a_prompt_needs_a_reference_that_it_shows_in_any_case(prompt: str, needs_it: bool) -> None:
+    assert needs_reference(prompt) is needs_it
