@@ -106,6 +106,11 @@ class Catalog:
         """Everything there is, by name."""
         return (self.entry(name) for name in self.names() if self._rows[name][2].kind != "broken")
 
+    def broken(self) -> list[str]:
+        """Of each file that cannot be read: which it is, and why."""
+        rows = (row for _, _, row in self._rows.values() if row.kind == "broken")
+        return sorted(f"{row.file} cannot be read: {row.about['error']}" for row in rows)
+
     def leaves(self, name: str) -> list[Leaf]:
         """The tasks behind a name, groups and tags expanded.
 

@@ -62,7 +62,8 @@ def lm_eval_index(cache: Path) -> Index:
 
 def folder_index(folder: Path, cache: Path) -> Index:
     """Index of any other folder; read anew once a file in it is added, removed or changed."""
-    files = [path for pattern in ("**/*.yaml", "**/*.py") for path in folder.glob(pattern)]
+    # an editor's lock is a link to nowhere
+    files = [path for pattern in ("**/*.yaml", "**/*.py") for path in folder.glob(pattern) if path.exists()]
     states = [(str(path), one.st_mtime_ns, one.st_size) for path in sorted(files) for one in [path.stat()]]
     stamp = digest([_FORMAT, states], n_bytes=16)
     return _kept(cache / f"tasks-{digest(str(folder.absolute()), n_bytes=6)}.json", stamp, folder)
@@ -94,13 +95,14 @@ def read_folder(folder: Path) -> Index:
     for path in _files(folder):
         try:
             written = read_yaml(path, bases) if path.suffix == ".yaml" else read_constants(path)
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            about = _about(written)
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             index.setdefault(path.stem, Row("broken", str(path), [], {"error": " ".join(str(error).split())}))
             continue
         name, kind = _name_and_kind(path, written)
         if name is None or (name in index and index[name].kind not in ("tag", "broken")):
             continue
-        index[name] = Row(kind, path.relative_to(folder).as_posix(), [], _about(written))
+        index[name] = Row(kind, path.relative_to(folder).as_posix(), [], about)
         if kind != "group":
             _add_to_tags(index, name, written.get("tag"))
     return index
@@ -110,7 +112,7 @@ def _files(folder: Path) -> Iterator[Path]:
     # lm-eval's own Python files hold no benchmarks, and there are many
     patterns = ("**/*.yaml",) if folder == lm_eval_folder() else ("**/*.yaml", "*.py")
     found = (path for pattern in patterns for path in folder.glob(pattern) if not _IGNORED & {*path.parts})
-    yield from sorted(found, key=lambda path: path.as_posix())
+    yield from sorted((path for path in found if path.exists()), key=lambda path: path.as_posix())
 
 
 def _name_and_kind(path: Path, written: dict[str, Any]) -> tuple[str | None, str]:
@@ -149,7 +151,14 @@ def _about(written: dict[str, Any]) -> dict[str, Any]:
     }
     if "prompt" in written:
         said |= _about_own(written)
-    return {key: value for key, value in said.items() if value not in (None, "", [])}
+    return {key: _plain(value) for key, value in said.items() if value not in (None, "", [])}
+
+
+def _plain(value: Any) -> Any:
+    """As JSON keeps it and people read it, whatever YAML makes of it, such as dates."""
+    if isinstance(value, list):
+        return [one for one in value if isinstance(one, str)]
+    return value if isinstance(value, str | int | float) else str(value)
 
 
 def _about_own(written: dict[str, Any]) -> dict[str, Any]:
@@ -214,6 +223,26 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 _Loader.add_constructor("!function", _Loader.function_name)
 
 
+# by key, what its value is, or a list of; and whether it may be one alone
+_SHAPES: dict[str, tuple[tuple[type, ...], bool, str]] = {
+    "include": ((str,), True, "a file's name, or a list of them"),
+    "metric_list": ((dict,), False, "a list such as [{metric: exact_match}]"),
+    "filter_list": ((dict,), False, "a list such as [{name: none, filter: [{function: take_first}]}]"),
+    "aggregate_metric_list": ((dict,), True, "a list such as [{metric: acc}]"),
+    "task": ((str, dict), True, "a name, or a group's list of them"),
+}
+
+
+def _check_shapes(written: dict[str, Any]) -> None:
+    for key, (kinds, is_one, told) in _SHAPES.items():
+        value = written.get(key)
+        of = value if isinstance(value, list) else [value] if is_one and value else []
+        if value and (not of or not all(isinstance(one, kinds) for one in of)):
+            raise ValueError(f"its `{key}` must be {told}, not {value!r:.80}")
+    if not isinstance(written.get("metadata") or {}, dict):
+        raise ValueError(f"its `metadata` must be a mapping such as {{version: 1}}, not {written['metadata']!r:.80}")
+
+
 def read_yaml(path: Path, bases: dict[Path, dict[str, Any]] | None = None) -> dict[str, Any]:
     """A task's or group's file with what it includes; functions stay names, so that nothing of it is run.
 
@@ -235,6 +264,7 @@ def _read_yaml(path: Path, bases: dict[Path, dict[str, Any]], above: tuple[Path,
         written = loader.get_single_data()
     if not isinstance(written, dict):
         raise ValueError(f"{path} holds no mapping")
+    _check_shapes(written)
     includes = written.pop("include", None)
     merged: dict[str, Any] = {}
     for one in includes if isinstance(includes, list) else [includes] if includes else []:

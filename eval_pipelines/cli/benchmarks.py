@@ -74,6 +74,8 @@ def ls(path: Path, is_all: bool, tag: str | None, text: str | None, output: Outp
         if own:
             note("\nThis project's and your own:")
             output.rows(own, _COLUMNS)
+        for told in catalog.broken():
+            note(f"\n{told}")
         n = sum(1 for one in catalog.entries() if one.origin == "lm-eval")
         note(f"\n{n:,} names of lm-eval: `benchmarks search TEXT` finds them, `benchmarks ls --all` lists them.")
 

@@ -167,3 +167,38 @@ def test_a_file_of_yours_that_cannot_be_read_is_named_when_it_is_asked_for(index
 def test_an_include_that_is_no_folder_is_named(index, tmp_path) -> None:
     with pytest.raises(ConfigError, match="gone, which is no folder"):
         open_catalog(index, include=tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("task: mine\ninclude: [{local: a.yml}]\n", "its `include` must be a file's name, or a list of them, not"),
+        ("task: mine\nmetric_list: 3\n", "its `metric_list` must be a list such as"),
+        ("task: mine\nfilter_list: [take_first]\n", "its `filter_list` must be a list such as"),
+        ("task: mine\nmetadata: v1\n", "its `metadata` must be a mapping such as"),
+        ("group: mine\ntask: [3]\n", "its `task` must be a name, or a group's list of them, not"),
+        (
+            "group: mine\ntask: [gsm8k]\naggregate_metric_list: 3\n",
+            "its `aggregate_metric_list` must be a list such as",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_and_keeps_no_other_from_being_found(index, tmp_path, text, told) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "good.yaml").write_text("task: good\n")
+    catalog = open_catalog(index, include=tmp_path)
+    assert [one.name for one in catalog.entries() if one.origin == str(tmp_path)] == ["good"]
+    (broken,) = catalog.broken()
+    assert broken.startswith(f"{tmp_path}/mine.yaml cannot be read: {told}")
+    with pytest.raises(ConfigError) as caught:
+        catalog.leaves("mine")
+    assert str(caught.value) == broken
+
+
+def test_values_of_any_type_are_kept_in_the_index(index, tmp_path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "task: mine\nnum_fewshot: {2024-01-01: a}\noutput_type: [a]\ntag: [t, {a: b}]\nmetadata: {version: 2024-01-01}\n"
+    )
+    (tmp_path / ".#mine.yaml").symlink_to("nowhere")
+    for _ in range(2):
+        assert open_catalog(index, include=tmp_path).entry("mine").about["version"] == "2024-01-01"
