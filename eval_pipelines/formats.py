@@ -6,7 +6,9 @@ What models wrote is shown as it is and does nothing: control characters and rev
 import csv
 import io
 import json
+import math
 import os
+import re
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +26,8 @@ FORMATS: Final[tuple[str, ...]] = get_args(Format)
 _ENDINGS: Final = {
     ".csv": "csv", ".json": "json", ".md": "markdown", ".markdown": "markdown", ".parquet": "parquet", ".txt": "table"
 }  # fmt: skip
+# a string, or a number that is none
+_NO_JSON: Final = re.compile(rb'("[^"\\]*(?:\\.[^"\\]*)*")|-?(?:NaN|Infinity)')
 _GAP: Final = 2
 _MIN_WIDTH: Final = 12
 
@@ -81,8 +85,16 @@ def to_csv(rows: Sequence[Row]) -> str:
 
 
 def to_json(rows: Sequence[Row]) -> str:
-    """An array of objects; moments ISO 8601."""
-    return json.dumps(rows, default=_json, indent=2, ensure_ascii=False) + "\n"
+    """An array of objects; moments ISO 8601, numbers that JSON has no word for null."""
+    return json.dumps(_finite(list(rows)), default=_json, indent=2, ensure_ascii=False) + "\n"
+
+
+def null_what_json_lacks(path: Path) -> None:
+    """Write null for the NaN and Infinity of a file whose strings each stand on one line, as DuckDB writes JSON."""
+    with written_aside(path) as aside, path.open("rb") as lines, aside.open("wb") as mended:
+        for line in lines:
+            is_valid = b"NaN" not in line and b"Infinity" not in line
+            mended.write(line if is_valid else _NO_JSON.sub(lambda found: found[1] or b"null", line))
 
 
 def to_markdown(columns: Sequence[Column], rows: Sequence[Row]) -> str:
@@ -211,7 +223,17 @@ def _markdown_cell(text: str) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.isoformat()
-    return json.dumps(value, default=_json, ensure_ascii=False) if isinstance(value, list | dict) else value
+    if isinstance(value, list | dict):
+        return json.dumps(_finite(value), default=_json, ensure_ascii=False)
+    return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _json(value: Any) -> Any:

@@ -133,6 +133,8 @@ def _copy(connection: "duckdb.DuckDBPyConnection", sql: str, output: Output) -> 
         with formats.written_aside(target) as aside:
             quoted = str(aside.absolute()).replace("'", "''")
             told = connection.execute(f"COPY ({sql}) TO '{quoted}' ({_COPIED[output.form]})").fetchall()
+            if output.form == "json":
+                formats.null_what_json_lacks(aside)
         if output.target is not None:
             click.echo(f"{output.target}: {told[0][0]:,} rows", err=True)
             return

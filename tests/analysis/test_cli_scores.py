@@ -206,6 +206,17 @@ def test_a_table_or_a_query_is_exported(config, tmp_path) -> None:
     assert [*tmp_path.glob(".*")] == []
 
 
+def test_exported_json_is_valid_whatever_a_number_is(config, tmp_path) -> None:
+    text = 'NaN, \\ "Infinity"\n-Infinity'
+    query = f"SELECT 'inf'::DOUBLE AS a, ['nan'::DOUBLE, 1.5] AS b, {{'d': '-inf'::FLOAT}} AS c, '{text}' AS e"
+    for words in (("--format", "json"), ("--to", str(tmp_path / "rows.json"))):
+        told = run(config, "export", query, *words).stdout or (tmp_path / "rows.json").read_text()
+        assert json.loads(told, parse_constant=pytest.fail) == [
+            {"a": None, "b": [None, 1.5], "c": {"d": None}, "e": text}
+        ]
+    assert [*tmp_path.glob(".*")] == []
+
+
 @pytest.mark.slow
 def test_a_query_is_exported_into_a_pipe(config) -> None:
     command = [sys.executable, "-m", "eval_pipelines.cli", "--config", str(config), "export", "grid", "--format", "csv"]

@@ -1,12 +1,14 @@
 """Tables that fit, and text that does nothing."""
 
+import json
+import math
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval_pipelines.formats import Column, one_line, printable, to_markdown, to_table
+from eval_pipelines.formats import Column, one_line, printable, to_csv, to_json, to_markdown, to_table
 
 pytestmark = pytest.mark.unit
 
@@ -49,6 +51,14 @@ def test_a_narrow_terminal_loses_the_dispensable_column_first() -> None:
 def test_wide_characters_keep_columns_aligned() -> None:
     lines = to_table(COLUMNS, [{"name": "漢字", "note": "", "n": "1"}, {"name": "abcd", "note": "", "n": "1"}], None)
     assert lines.splitlines()[2:] == ["漢字        1", "abcd        1"]
+
+
+def test_numbers_that_json_has_no_word_for_are_null() -> None:
+    row = {"a": math.inf, "b": [1.5, -math.inf], "c": {"d": math.nan}, "e": "NaN"}
+    assert json.loads(to_json([row]), parse_constant=pytest.fail) == [
+        {"a": None, "b": [1.5, None], "c": {"d": None}, "e": "NaN"}
+    ]
+    assert to_csv([{"b": [math.nan]}]) == "b\n[null]\n"
 
 
 def test_nothing_that_a_model_wrote_is_markup_or_moves_the_cursor() -> None:
