@@ -1,4 +1,8 @@
-"""What travels to a tracker: the latest numbers of a family by step, or of a model without one."""
+"""What travels to a tracker: the latest numbers of a family by step, or of a model without one.
+
+A step has one number. Of several revisions of one step the first by name is in its family's course; the others are
+courses of their own.
+"""
 
 import re
 from collections.abc import Collection
@@ -38,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What is one run in a tracker: a family with its steps, or a model whose revision names no step.
+    """What is one run in a tracker: a family with its steps, or a model that has none to itself.
 
     Attributes:
         tags: Identity and versions: family, revision, fingerprint of the newest, and of each benchmark the versions.
@@ -88,10 +92,15 @@ def courses(
         "value, stderr, ci_low, ci_high, n, coverage, recorded_at FROM latest_metrics "
         "WHERE subtask = '' AND value IS NOT NULL ORDER BY family, step NULLS FIRST, revision, benchmark, metric, filter",
     )
+    first: dict[tuple[str, int], str] = {}
+    for row in rows:
+        if row["step"] is not None:
+            first.setdefault((row["family"], row["step"]), row["model_key"])
     found: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if (not families or row["family"] in families) and (not benchmarks or row["benchmark"] in benchmarks):
-            found.setdefault(row["family"] if row["step"] is not None else row["model_key"], []).append(row)
+            is_of_family = first.get((row["family"], row["step"])) == row["model_key"]
+            found.setdefault(row["family"] if is_of_family else row["model_key"], []).append(row)
     return [_course(name, rows) for name, rows in found.items()]
 
 

@@ -57,6 +57,15 @@ def test_a_family_is_one_course_by_step_and_a_model_without_steps_is_its_own(rec
     assert point.step == 0
 
 
+def test_of_two_revisions_of_one_step_each_keeps_its_numbers(tmp_path) -> None:
+    for revision, verdicts in (("step-200-noised", (0, 0)), ("step-100", (1, 0)), ("step-200", (1, 1))):
+        land(tmp_path, evaluation(f"tiny@{revision}", n_samples=2), verdicts)
+    publish(tmp_path)
+
+    told = {name: [(point.step, point.value) for point in course.points] for name, course in found(tmp_path).items()}
+    assert told == {"tiny": [(100, 0.5), (200, 1.0)], "tiny@step-200-noised": [(200, 0.0)]}
+
+
 def test_only_what_is_named_travels(record) -> None:
     told = found(record, families=["atlas-1b"], benchmarks=["wiki"])
     assert {point.key for point in told["atlas-1b"].points} == {"wiki/word_perplexity"}
