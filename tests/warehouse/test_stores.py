@@ -2,10 +2,13 @@
 
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from eval_pipelines.errors import ConfigError, WarehouseError
@@ -149,6 +152,23 @@ def test_a_file_that_is_kept_twice_at_once_stays_one_file(machines) -> None:
         assert a.landing._mirror.keep(landed) == landed
     b.landing.sync()
     assert [path.name for path in (b.root / "landing/samples").rglob("*.parquet")] == [landed.name]
+
+
+def test_of_machines_that_keep_one_name_at_the_same_moment_one_does(store, tmp_path) -> None:
+    n = 3
+    landed = Landing(tmp_path / "a").land_samples("gsm8k", "1.0-x", samples(100))
+    together = threading.Barrier(n)
+
+    def keep(one: Store, name: str) -> bool:
+        together.wait(timeout=60)
+        return one.put(name, landed)
+
+    with ThreadPoolExecutor(n) as pool:
+        stores = list(pool.map(lambda _: store(), range(n)))  # a new store is opened by all at once, too
+        for name in (f"samples/benchmark=gsm8k/{i}.parquet" for i in range(4)):
+            assert sorted(pool.map(keep, stores, [name] * n)) == [False, False, True]
+            stores[0].get(name, tmp_path / "fetched.parquet")
+            assert pq.read_metadata(tmp_path / "fetched.parquet").num_rows == 100
 
 
 def test_a_copy_here_is_never_replaced_and_never_half_written(machines, monkeypatch) -> None:

@@ -59,8 +59,8 @@ class Lake:
         self._spec, self._password = spec, password
         self._connection: Any = None
         self._opened_by = 0  # a forked process attaches for itself
-        with self._open() as connection:
-            _bring_up_to_date(connection)
+        with self._open():
+            pass
 
     def names(self, folder: str) -> list[str]:
         """Names of the landed files at or below a folder."""
@@ -73,7 +73,8 @@ class Lake:
     def put(self, name: str, path: Path) -> bool:
         """The rows and the name in one transaction."""
         kind = name.split("/", 1)[0]
-        with self._open() as connection:
+        # a lake knows no unique column: two that insert one name do not conflict
+        with self._open() as connection, _turn(connection, name):
             connection.execute("BEGIN").fetchall()
             [(n,)] = connection.execute("SELECT count(*) FROM landed_files WHERE landed_as = ?", [name]).fetchall()
             if n:
@@ -143,7 +144,11 @@ class Lake:
             f"DATA_PATH {_quoted(self._spec.data_path.rstrip('/') + '/')}, "
             "METADATA_PARAMETERS MAP {'TYPE': 'postgres', 'SECRET': 'catalogue'})"
         ).fetchall()
-        connection.execute("ATTACH 'ducklake:lake' AS lake").fetchall()
+        connection.execute("ATTACH '' AS locks (TYPE postgres, SECRET catalogue, READ_ONLY)").fetchall()
+        with _turn(connection, ""):
+            connection.execute("ATTACH 'ducklake:lake' AS lake").fetchall()
+            connection.execute("USE lake").fetchall()
+            _bring_up_to_date(connection)
         return connection
 
     def _catalogue(self) -> str:
@@ -152,6 +157,19 @@ class Lake:
         if self._password is not None:
             given["PASSWORD"] = self._password
         return ", ".join(["TYPE postgres", *(f"{name} {_quoted(value)}" for name, value in given.items())])
+
+
+@contextmanager
+def _turn(connection: Any, name: str) -> Iterator[None]:
+    """One at a time for each name, over all machines: a lock in the catalogue's Postgres, which ends with its holder."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute("BEGIN").fetchall()
+        lock = f"SELECT 1 AS n FROM (SELECT pg_advisory_xact_lock(hashtextextended({_quoted(name)}, 0))) AS locked"
+        cursor.execute(f"SELECT * FROM postgres_query('locks', {_quoted(lock)})").fetchall()
+        yield
+    finally:
+        cursor.close()
 
 
 def _bring_up_to_date(connection: Any) -> None:
