@@ -4,10 +4,10 @@
 -- Takes    model_a, model_b: family@revision. Without model_a: the checkpoint before b in its family, and the best one before
 --          it; without model_b: every model · margin: differences up to this are of no consequence, in the metric's unit
 -- Grain    one row per (model_a, model_b, against, benchmark)
--- Rule     paired: by the headline metric, on the questions both were graded on, latest numbers only. The best one before
---          has 20 questions and 95 % coverage at least. An infinite verdict counts as none. p_value: McNemar's exact test of verdicts that are 0 or 1, Student's
---          t of graded ones (a mean of several answers is), on clusters where questions come in groups. `eval-pipelines
---          compare` resamples graded verdicts instead, and differs in the third digit
+-- Rule     paired: by the headline metric, on the questions both were graded on, latest numbers only. An infinite verdict
+--          counts as none. The best one before has 20 questions and 95 % coverage at least. p_value: McNemar's exact test of
+--          verdicts that are 0 or 1, Student's t of graded ones (a mean of several answers is), on clusters where questions
+--          come in groups. `eval-pipelines compare` resamples graded verdicts instead, and differs in the third digit
 -- Columns  model_a, model_b: what is compared; differences are b minus a · against: previous, best, or named ·
 --          family, step: of b · benchmark, metric, filter: by what · higher_is_better: the metric's direction ·
 --          n: questions both were graded on · n_clusters: groups they come in; null where they do not ·
@@ -120,6 +120,7 @@ chosen AS (
             WHEN n < 2 OR n_units < 2 THEN NULL
             WHEN n_units < n THEN 'clustered'
             WHEN is_right_or_wrong OR (is_share AND n_a_only + n_b_only < 20) THEN 'adjusted_wald'
+            WHEN is_share AND square - n * difference * difference < 1e-9 THEN 'adjusted_wald'
             ELSE 't'
         END AS ci_method,
         -- of the plain mean, and by clusters
@@ -137,14 +138,48 @@ chosen AS (
     FROM summed
 ),
 
+-- of shares two questions, or two groups, are added that speak against each other. A group is as large as the questions
+-- that one is worth: the design effect, to which one more counts that is alike throughout. See estimates.py
+sized AS (
+    SELECT
+        *,
+        CASE
+            WHEN ci_method = 'adjusted_wald' THEN 1
+            WHEN ci_method = 'clustered' AND is_share
+                THEN
+                    greatest(
+                        1,
+                        (
+                            greatest(0, total_total - 2 * difference * total_m + difference * difference * m_m)
+                            + (m_m / n) ** 2
+                        ) / (greatest(0, square - n * difference * difference) + m_m / n)
+                    )
+            ELSE 0
+        END AS added
+    FROM chosen
+),
+
+centred AS (
+    SELECT
+        *,
+        total / (n + 2 * added) AS centre
+    FROM sized
+),
+
 measured AS (
     SELECT
         *,
-        CASE WHEN ci_method = 'adjusted_wald' THEN total / (n + 2) ELSE difference END AS centre,
         CASE
-            WHEN ci_method = 'adjusted_wald'
-                THEN sqrt(greatest(0, (square + 2) / (n + 2) - (total / (n + 2)) ** 2) / (n + 2))
-            ELSE plain_stderr
+            WHEN added = 0 THEN plain_stderr
+            WHEN ci_method = 'adjusted_wald' THEN sqrt(greatest(0, (square + 2) / (n + 2) - centre * centre) / (n + 2))
+            ELSE
+                sqrt(
+                    (n_units + 2) / (n_units + 1)
+                    * (
+                        greatest(0, total_total - 2 * centre * total_m + centre * centre * m_m)
+                        + 2 * added * added * (1 + centre * centre)
+                    )
+                ) / (n + 2 * added)
         END AS stderr,
         -- quantiles of Student's t from those of the normal distribution: Abramowitz & Stegun 26.7.5
         list_transform(
@@ -160,7 +195,7 @@ measured AS (
             END
         ) AS quantiles,
         CASE WHEN plain_stderr > 0 AND isfinite(plain_stderr) THEN abs(difference) / plain_stderr END AS t
-    FROM chosen
+    FROM centred
 ),
 
 -- two-sided tails: the binomial one exactly, Student's as finite sums (26.7.3, 26.7.4) or, with many degrees, from the
@@ -187,7 +222,7 @@ tails AS (
                         range(0, n_fewer + 1),
                         lambda i: exp(lgamma(n_differ + 1) - lgamma(i + 1) - lgamma(n_differ - i + 1) - n_differ * ln(2))
                     )))
-            WHEN t IS NULL THEN CASE WHEN difference = 0 THEN 1 END
+            WHEN t IS NULL THEN NULL
             WHEN t = 0 THEN 1
             WHEN df >= 100 AND z > 8 THEN 1e-15
             WHEN df >= 100
@@ -217,7 +252,12 @@ bounded AS (
     -- of so few differences, whatever their sizes, no more can be said: each could have had the other sign
     SELECT
         *,
-        CASE WHEN test = 'mcnemar' THEN tail ELSE least(1, greatest(tail, 2.0 ** (1 - least(n_units, n_differ, 49)))) END AS p_value
+        CASE
+            WHEN test = 'mcnemar' THEN tail
+            -- no group tells them apart, or the error is beyond all numbers
+            WHEN n_differ = 0 OR total_total = 0 OR NOT isfinite(plain_stderr) THEN NULL
+            ELSE least(1, greatest(tail, 2.0 ** (1 - least(n_units, n_differ, 49))))
+        END AS p_value
     FROM tails
 ),
 
@@ -261,8 +301,15 @@ SELECT
     d.mean_a,
     d.mean_b,
     d.difference,
-    d.centre - d.quantiles[1] * d.stderr AS ci_low,
-    d.centre + d.quantiles[1] * d.stderr AS ci_high,
+    -- cut at what the difference of two shares can be
+    CASE
+        WHEN d.is_share AND d.centre - d.quantiles[1] * d.stderr < -1 THEN -1
+        ELSE d.centre - d.quantiles[1] * d.stderr
+    END AS ci_low,
+    CASE
+        WHEN d.is_share AND d.centre + d.quantiles[1] * d.stderr > 1 THEN 1
+        ELSE d.centre + d.quantiles[1] * d.stderr
+    END AS ci_high,
     d.ci_method,
     d.n_a_only,
     d.n_b_only,

@@ -1,8 +1,10 @@
 """A mean with what is known of its error, as one value that intervals, one-sided tests and gates are read from.
 
 Source  Bonett & Price (2012), "Adjusted Wald confidence interval for a difference of binomial proportions based on
-        paired data"; Efron (1979), the studentised bootstrap as in Efron & Tibshirani (1993), chapter 12;
-        Liang & Zeger (1986) for clusters, as in Miller (2024), "Adding error bars to evals"
+        paired data"; Agresti & Coull (1998) for one share; Efron (1979), the studentised bootstrap as in Efron &
+        Tibshirani (1993), chapter 12; Liang & Zeger (1986) for clusters, as in Miller (2024), "Adding error bars to
+        evals"; the adjustment in units of the design effect, as in Dean & Pagano (2015), "Evaluating confidence interval
+        methods for binomial proportions in clustered surveys", with Kish's (1965) for groups that are alike throughout
 """
 
 import math
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ends = tuple[float, float]
 
 N_RESAMPLES = 1_999
 _CELLS_AT_ONCE = 4_000_000
@@ -26,11 +29,12 @@ class Estimate:
 
     Attributes:
         value: The mean as it was measured; this is what is quoted.
-        centre: Where intervals are centred: `value`, but drawn a little to 0 by the adjusted Wald interval.
+        centre: Where intervals are centred: `value`, but drawn a little to the middle of `ends` by the adjusted ones.
         stderr: Of `centre`.
         df: Degrees of freedom of Student's t; infinite for the normal distribution.
         method: "adjusted_wald", "clustered", "bootstrap" or "t".
         reference: Sorted studentised means of resamples, in place of Student's t.
+        ends: What the mean cannot leave, lowest and highest; intervals are cut there.
     """
 
     value: float
@@ -39,12 +43,13 @@ class Estimate:
     df: float
     method: str
     reference: Floats | None = field(default=None, repr=False, compare=False)
+    ends: Ends = (-math.inf, math.inf)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided, equal-tailed interval of the mean; its ends are one-sided bounds at `(1 + level) / 2`."""
         tail = (1 - level) / 2
         low, high = self._quantile(1 - tail), self._quantile(tail)
-        return self.centre - low * self.stderr, self.centre - high * self.stderr
+        return max(self.ends[0], self.centre - low * self.stderr), min(self.ends[1], self.centre - high * self.stderr)
 
     def p_above(self, limit: float) -> float:
         """One-sided p-value against "the mean is at most `limit`": small where it is shown to be above."""
@@ -81,17 +86,17 @@ class Estimate:
         return float(ndtri(share) if math.isinf(self.df) else stdtrit(self.df, share))
 
 
-def adjusted_wald(values: Floats, *, low: float = -1.0, high: float = 1.0) -> Estimate:
-    """The mean of values in [low, high], two of them added: one at each end. Honest where none or few differ from 0.
+def adjusted_wald(values: Floats, *, low: float = -1.0, high: float = 1.0, n_added: int = 1) -> Estimate:
+    """The mean of values in [low, high], with `n_added` more at each end. Honest where none or few differ.
 
     With differences of paired 0/1 verdicts (-1, 0, 1) it is the interval of Bonett & Price: two pairs are added that
-    speak against each other.
+    speak against each other. With 0/1 verdicts and two at each end it is Agresti & Coull's.
     """
-    n = len(values) + 2
-    centre = (float(values.sum()) + low + high) / n
-    square = (float(values @ values) + low * low + high * high) / n
+    n = len(values) + 2 * n_added
+    centre = (float(values.sum()) + n_added * (low + high)) / n
+    square = (float(values @ values) + n_added * (low * low + high * high)) / n
     error = math.sqrt(max(0.0, square - centre * centre) / n)
-    return Estimate(float(values.mean()), centre, error, math.inf, "adjusted_wald")
+    return Estimate(float(values.mean()), centre, error, math.inf, "adjusted_wald", ends=(low, high))
 
 
 def students_t(values: Floats) -> Estimate:
@@ -111,6 +116,28 @@ def clustered(values: Floats, clusters: Sequence[Any]) -> Estimate:
     error = math.sqrt(n_clusters / (n_clusters - 1) * float(sums @ sums)) / len(values)
     mean = float(values.mean())
     return Estimate(mean, mean, error, n_clusters - 1, "clustered")
+
+
+def adjusted_clustered(
+    values: Floats, clusters: Sequence[Any], *, low: float = -1.0, high: float = 1.0, n_added: int = 1
+) -> Estimate:
+    """As `clustered`, of values in [low, high], with `n_added` more groups at each end. Honest where few groups differ.
+
+    An added group is as large as the questions that one group is worth: the design effect, to which one more group
+    counts that is alike throughout. Where nothing differs that is all there is to it, and the size of such a group;
+    where much differs it is what the groups show, and the added ones hardly matter.
+    """
+    n, mean = len(values), float(values.mean())
+    sizes = cluster_sums(np.ones(n), clusters)
+    rest, sums = values - mean, cluster_sums(values - mean, clusters)
+    alike, spread = float(sizes @ sizes) / n, ((high - low) / 2) ** 2
+    size = max(1.0, (float(sums @ sums) + spread * alike * alike) / (float(rest @ rest) + spread * alike))
+    n_all, n_groups = n + 2 * n_added * size, len(sums) + 2 * n_added
+    centre = (float(values.sum()) + n_added * size * (low + high)) / n_all
+    sums = sums + (mean - centre) * sizes
+    square = float(sums @ sums) + n_added * size * size * ((low - centre) ** 2 + (high - centre) ** 2)
+    error = math.sqrt(n_groups / (n_groups - 1) * square) / n_all
+    return Estimate(mean, centre, error, len(sums) - 1, "clustered", ends=(low, high))
 
 
 def bootstrap(values: Floats, *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> Estimate:

@@ -7,21 +7,21 @@ where questions come in groups. Each has its interval; see `estimates`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from eval_pipelines.errors import ScoringError
 from eval_pipelines.scoring import estimates, power
-from eval_pipelines.scoring.estimates import Estimate, Floats
+from eval_pipelines.scoring.estimates import Ends, Estimate, Floats
 from eval_pipelines.scoring.paired_tests import mcnemar_exact, sign_flip
 
 Test = Literal["mcnemar", "permutation", "clustered_permutation"]
 Verdict = Literal["better", "worse", "equivalent", "inconclusive"]
 
 LEVEL = 0.95
-# below this many questions that tell two models apart, resampling them says little
+# below this many values that are not the most frequent one, resampling them says little
 _FEW_DIFFERENT = 20
 
 
@@ -130,27 +130,38 @@ def compare(
     )
 
 
-def paired_difference(of_a: Floats, of_b: Floats, groups: list[str] | None, *, seed: int = 0) -> Estimate | None:
-    """Mean of b minus a with its error, by the method that fits the data; None for fewer than two questions or groups."""
-    difference = of_b - of_a
-    if len(difference) < 2 or (groups and len({*groups}) < 2):
-        return None
-    if groups:
-        return estimates.clustered(difference, groups)
-    if is_binary(of_a) and is_binary(of_b):
-        return estimates.adjusted_wald(difference)
-    if (difference != 0).sum() >= _FEW_DIFFERENT:
-        return estimates.bootstrap(difference, seed=seed)
-    if _are_shares(of_a) and _are_shares(of_b):
-        return estimates.adjusted_wald(difference)
-    return estimates.students_t(difference)
+def paired_difference(
+    of_a: Floats, of_b: Floats, groups: list[str] | None, *, weight: float = 1.0, seed: int = 0
+) -> Estimate | None:
+    """Mean of b minus `weight` times a with its error; None for fewer than two questions or groups."""
+    are_shares = _are_shares(of_a) and _are_shares(of_b)
+    ends = (min(0.0, -weight), 1 - min(0.0, weight)) if are_shares else None
+    return _estimated(of_b - weight * of_a, groups, ends, is_binary=is_binary(of_a) and is_binary(of_b), seed=seed)
 
 
 def estimate_mean(values: Floats, groups: list[str] | None, *, seed: int = 0) -> Estimate | None:
     """The mean of one model's verdicts with its error; None for fewer than two questions or groups."""
+    ends = (0.0, 1.0) if _are_shares(values) else None
+    # two at each end for one share, one for the difference of two
+    return _estimated(values, groups, ends, is_binary=is_binary(values), n_added=2, seed=seed)
+
+
+def _estimated(
+    values: Floats, groups: list[str] | None, ends: Ends | None, *, is_binary: bool, n_added: int = 1, seed: int
+) -> Estimate | None:
+    """By the method that fits the data; adjusted where `ends` tell what no value can leave."""
     if len(values) < 2 or (groups and len({*groups}) < 2):
         return None
-    return estimates.clustered(values, groups) if groups else estimates.bootstrap(values, seed=seed)
+    if groups:
+        if ends is None:
+            return estimates.clustered(values, groups)
+        return estimates.adjusted_clustered(values, groups, low=ends[0], high=ends[1], n_added=n_added)
+    # nearly all are the same: resamples of them say little of what was not seen
+    is_nearly_constant = len(values) - np.unique(values, return_counts=True)[1].max() < _FEW_DIFFERENT
+    if ends is not None and (is_binary or is_nearly_constant):
+        return estimates.adjusted_wald(values, low=ends[0], high=ends[1], n_added=n_added)
+    found = estimates.students_t(values) if is_nearly_constant else estimates.bootstrap(values, seed=seed)
+    return replace(found, ends=ends) if ends is not None else found
 
 
 def _verdict(estimate: Estimate | None, p_value: float | None, margin: float | None, higher_is_better: bool) -> Verdict:

@@ -13,6 +13,7 @@ from scipy import stats
 
 from eval_pipelines.config import Gate
 from eval_pipelines.scoring import estimates, power
+from eval_pipelines.scoring.gate_records import Lacking
 from eval_pipelines.scoring.multiplicity import benjamini_hochberg, holm
 from eval_pipelines.scoring.paired_tests import mcnemar_exact, sign_flip
 from eval_pipelines.scoring.sequential import ConfidenceSequence
@@ -85,6 +86,22 @@ def paired_shares() -> Iterator[Rate]:
         name = f"paired interval of shares, {n} questions: covers"
         yield Rate(f"{name}, on average", "95 %", float(np.mean(found)), 0.95, 0.98)
         yield Rate(f"{name}, at worst", "95 %", min(found), 0.92, 1)
+
+
+def one_sided_shares() -> Iterator[Rate]:
+    """P(shown to be within a limit that is just lost): where wins and losses balance out, and where all are losses."""
+    for won, stated, most in ((0.03, "about 5 %", 0.06), (0.0, "at most 10 %", 0.1)):
+        worst = 0.0
+        for n in (100, 200, 400, 800):
+            for limit in np.arange(0.005, 0.06, 0.0025):
+                b, c = (one.ravel() for one in np.meshgrid(np.arange(n // 4), np.arange(n // 4)))
+                centre, square = (c - b) / (n + 2), (b + c + 2) / (n + 2)
+                is_shown = centre + limit > 1.644854 * np.sqrt((square - centre**2) / (n + 2))
+                chances = [won + limit, won, 1 - limit - 2 * won]
+                chance = stats.multinomial.pmf(np.stack([b, c, n - b - c], 1), n, chances)
+                worst = max(worst, float(chance[is_shown].sum()))
+        what = "as many won besides" if won else "nothing won"
+        yield Rate(f"paired shares, a limit just lost, {what}: shown to be kept, at worst", stated, worst, 0, most)
 
 
 def sign_flips(n_worlds: int, random: np.random.Generator) -> Iterator[Rate]:
@@ -172,6 +189,51 @@ def gates(n_worlds: int, random: np.random.Generator) -> Iterator[Rate]:
     )
 
 
+def few_differ(n_worlds: int, random: np.random.Generator) -> Iterator[Rate]:
+    """The limit is just lost, and most samples do not show it: nothing in them differs, or next to nothing."""
+    for n, size, drop, is_alike in (
+        (20, 2, 0.03, False),
+        (30, 15, 0.03, False),
+        (100, 2, 0.02, False),
+        (1_000, 5, 0.01, True),
+    ):
+        policy, n_wrong = gate({"a": {"max_drop": drop}}), 0
+        clusters = {f"q/{i:05}": f"g{i // size}" for i in range(n)}
+        for _ in range(n_worlds):
+            is_lost = np.repeat(random.random(n // size) < drop, size) if is_alike else random.random(n) < drop
+            new, old = evidence(~is_lost, benchmark="a", clusters=clusters), evidence(np.ones(n), "smol@step-100", "a")
+            n_wrong += judged(policy, a=(new, old)).decision == "GO"
+        name = (
+            f"gate: GO though the limit of {drop} was lost, {n:,} questions in groups of {size}{', alike' * is_alike}"
+        )
+        yield Rate(name, "at most 5 %", n_wrong / n_worlds, 0, 0.05, n_worlds)
+    clusters = {f"q/{i:05}": f"g{i // 2}" for i in range(20)}
+    worlds = {
+        "0.97 right, 20 questions in pairs": (0.97, clusters, lambda: (random.random(20) < 0.97).astype(float)),
+        "0.9 or 0, 20 questions": (0.855, {}, lambda: np.where(random.random(20) < 0.95, 0.9, 0.0)),
+        "0.9 or 0, 100 questions": (0.855, {}, lambda: np.where(random.random(100) < 0.95, 0.9, 0.0)),
+    }
+    for what, (floor, groups, draw) in worlds.items():
+        policy, lacking = gate({"a": {"min_value": floor}}), Lacking("there is no earlier checkpoint")
+        n_wrong = sum(
+            judged(policy, a=(evidence(draw(), benchmark="a", clusters=groups), lacking)).decision == "GO"
+            for _ in range(n_worlds)
+        )
+        yield Rate(f"gate: GO at min_value, {what}", "at most 5 %", n_wrong / n_worlds, 0, 0.05, n_worlds)
+
+
+def groups_of_shares(n_worlds: int, random: np.random.Generator) -> Iterator[Rate]:
+    """Coverage for differences of 0/1 verdicts in groups, a third of which are alike throughout."""
+    for n_groups, size in ((20, 8), (200, 5)):
+        groups = np.repeat(np.arange(n_groups), size)
+        of_group, alone = random.random((n_worlds, n_groups)), random.random((n_worlds, n_groups * size))
+        drawn = np.where(random.random(alone.shape) < 0.58, np.repeat(of_group, size, axis=1), alone)
+        values = np.where(drawn < 0.06, -1.0, np.where(drawn > 0.97, 1.0, 0.0))
+        hits = [_covers(estimates.adjusted_clustered(one, groups), -0.03) for one in values]
+        name = f"{n_groups} groups of {size} questions, of shares: covers"
+        yield Rate(name, "95 % or more", float(np.mean(hits)), 0.95, 1, n_worlds)
+
+
 def _decisions(
     policy: Gate,
     drops: dict[str, float],
@@ -225,9 +287,11 @@ SIMULATED: tuple[Callable[[int, np.random.Generator], Iterator[Rate]], ...] = (
     means,
     corrections,
     gates,
+    few_differ,
+    groups_of_shares,
     sequences,
 )
-EXACT: tuple[Callable[[], Iterator[Rate]], ...] = (mcnemar_level, mcnemar_power, paired_shares)
+EXACT: tuple[Callable[[], Iterator[Rate]], ...] = (mcnemar_level, mcnemar_power, paired_shares, one_sided_shares)
 
 
 def main(n_worlds: int = 10_000) -> int:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from eval_pipelines.records import Sample
-from eval_pipelines.scoring import estimates
+from eval_pipelines.scoring import estimates, power
 from eval_pipelines.scoring.multiplicity import benjamini_hochberg, holm
-from eval_pipelines.scoring.paired import Comparison, compare
+from eval_pipelines.scoring.paired import Comparison, compare, groups_of
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
@@ -20,7 +20,10 @@ from .builders import at, evaluation, land
 pytestmark = pytest.mark.slow
 
 RANDOM = np.random.default_rng(12)
-KINDS = ("binary", "same", "graded", "few", "perplexity", "clustered", "two_passages")
+KINDS = (
+    "binary", "same", "graded", "few", "shifted", "perplexity", "clustered", "two_passages", "same_clustered", "uneven",
+    "perplexity_clustered",
+)  # fmt: skip
 # of four questions two are shared: fewer than McNemar's power is defined for
 CELLS = (*((kind, n) for kind in KINDS for n in (7, 230)), ("binary", 4))
 SHARED = ("n", "mean_a", "mean_b", "difference", "n_a_only", "n_b_only", "n_clusters", "n_only_in_a", "n_only_in_b")
@@ -33,17 +36,27 @@ def values(kind: str, n: int) -> np.ndarray:
             return RANDOM.binomial(4, skill) / 4
         case "few":
             return np.where(np.arange(n) % 9 == 0, RANDOM.random(n), 1.0)
-        case "perplexity":
+        case "perplexity" | "perplexity_clustered":
             return RANDOM.lognormal(2, 0.5, n)
-        case "same":
+        case "same" | "same_clustered":
             return np.ones(n)
+        case "shifted":
+            return np.full(n, RANDOM.integers(1, 8) / 8)
         case _:
             return (RANDOM.random(n) < skill).astype(float)
 
 
 def passages(kind: str, n: int) -> dict[str, str]:
-    per = {"clustered": 5, "two_passages": -(-n // 2)}.get(kind)
-    return {f"main/{i}": f"passage {i // per}" for i in range(n)} if per else {}
+    per = {
+        "clustered": 5,
+        "two_passages": -(-n // 2),
+        "same_clustered": 2,
+        "uneven": n // 3,
+        "perplexity_clustered": 2,
+    }.get(kind)
+    # of uneven groups one is large, and the other questions are alone
+    n_grouped = n // 3 if kind == "uneven" else n
+    return {f"main/{i}": f"passage {i // per}" for i in range(n_grouped)} if per else {}
 
 
 def put(root: Path, model: str, benchmark: str, given: Iterable[float | None], *, minute: float) -> dict[str, float]:
@@ -108,18 +121,21 @@ def check_graded(
     keys = sorted(a.keys() & b.keys())
     difference = np.array([b[key] - a[key] for key in keys])
     kind, _, n = row["benchmark"].rpartition("_")
-    groups = passages(kind, int(n))
-    mine = (
-        estimates.clustered(difference, [groups[key] for key in keys]) if groups else estimates.students_t(difference)
-    )
+    groups = groups_of(keys, passages(kind, int(n)))
+    mine = estimates.clustered(difference, groups) if groups else estimates.students_t(difference)
     n_different = int((difference != 0).sum())
-    least = 2.0 ** (1 - min(n_different, len({*groups.values()}) if groups else n_different))
-    two_sided = max(2 * min(mine.p_above(0), mine.p_below(0)), least) if n_different else None
+    least = 2.0 ** (1 - min(n_different, len({*groups}) if groups else n_different, 49))
+    two_sided = max(2 * min(mine.p_above(0), mine.p_below(0)), least)
+    if python.p_value is None:
+        two_sided = None
+    if groups and kind != "perplexity_clustered":
+        mine = estimates.adjusted_clustered(difference, groups)
     assert row["p_value"] == (None if two_sided is None else pytest.approx(min(1, two_sided), abs=1e-5)), where
     if python.ci_method == "adjusted_wald":
         assert (row["ci_low"], row["ci_high"]) == pytest.approx((python.ci_low, python.ci_high)), where
     elif mine.df >= 3:
         assert (row["ci_low"], row["ci_high"]) == pytest.approx(mine.interval(), abs=0.02 * mine.stderr), where
+        assert row["min_detectable"] == pytest.approx(power.min_detectable(mine.stderr)), where
     else:
         assert (row["ci_low"], row["ci_high"], row["ci_method"]) == (None, None, "clustered"), where
     if row["test"] == "t" and len(keys) > 200 and python.p_value is not None:
