@@ -8,19 +8,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jinja2 import Environment, TemplateSyntaxError, meta
-
 from eval_pipelines.benchmarks.gold import gold_responses, unparseable
 from eval_pipelines.benchmarks.grading import Question, Subtask
 from eval_pipelines.benchmarks.harness import Benchmark
-from eval_pipelines.benchmarks.own_file import FUNCTION, SAMPLE_ID, OwnBenchmark
+from eval_pipelines.benchmarks.leakage import n_places, shows_target, told
+from eval_pipelines.benchmarks.own_file import SAMPLE_ID, OwnBenchmark
 from eval_pipelines.errors import ScoringError
 from eval_pipelines.records import Score
 
 Level = Literal["error", "note"]
 _N_SHOWN = 3
-# a shorter answer stands in many an innocent question
-_MIN_LEAK = 3
 # no gold answer was given, or no single answer has a verdict
 _NOT_OF_THE_ANSWER = ("not_asked", "not_applicable", "aggregate_only")
 
@@ -132,7 +129,7 @@ def _gold(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
     ]  # fmt: skip
     if not wrong:
         return
-    told = _some(f"{one.sample_id} ({_in_words(one)}{_took(one.extracted)})" for one in wrong)
+    samples = _some(f"{one.sample_id} ({_in_words(one)}{_took(one.extracted)})" for one in wrong)
     has_scorer = own is None and any(one.task.config.process_results is not None for one in benchmark.subtasks)
     if has_scorer:
         advice = "The task's own scorer may want more than its target."
@@ -143,7 +140,7 @@ def _gold(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
     yield Finding(
         "note" if has_scorer else "error", "gold",
         f"{len(wrong):,} of {sum(1 for _ in benchmark.samples()):,} gold answers do not score 1.0 on "
-        f"{metric},{filter_name}: {told}. {advice}",
+        f"{metric},{filter_name}: {samples}. {advice}",
     )  # fmt: skip
 
 
@@ -156,43 +153,18 @@ def _took(extracted: str | None) -> str:
 
 
 def _leaks(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
-    shared = _columns(own.prompt) & _columns(own.target) if own is not None and own.choices is None else set()
-    if shared:
+    level: Level = "error" if own is not None and not own.answer_in_prompt else "note"
+    way_out = "say `answer_in_prompt: true` if finding it there is the task"
+    if own is not None and shows_target(benchmark, own):
         yield Finding(
-            "error", "leakage", f"`prompt` shows {_some(sorted(shared))}, which `target` is made of: "
-            f"every prompt tells its answer."
+            level, "leakage", f"`prompt` shows {own.target!r}, which is `target`: every prompt tells its answer. "
+            f"Take it out, or {way_out}."
         )  # fmt: skip
-        return
-    told = [one for one in _questions(benchmark) if _is_told(one)]
-    if told and not shared:
-        level: Level = "error" if own is not None and not own.answer_in_prompt else "note"
-        advice = " Reword them, or say `answer_in_prompt: true` if finding it there is the task." if own else ""
+    elif held := told(benchmark, own):
+        advice = f" Reword them, or {way_out}." if own else ""
         yield Finding(
-            level, "leakage",
-            f"{len(told):,} prompts hold their answer: {_some(_ids_of(told))}.{advice}",
+            level, "leakage", f"{len(held):,} prompts hold their answer: {_some(_ids_of(held))}.{advice}"
         )  # fmt: skip
-
-
-def _is_told(question: Question) -> bool:
-    sample = question.sample
-    text, target = f" {' '.join(sample.question.split())} ".casefold(), " ".join(sample.target.split()).casefold()
-    if len(target) < _MIN_LEAK or len(question.instances) > 1 or sample.choices:
-        return False
-    at = text.find(target)
-    while at >= 0:
-        if not (text[at - 1].isalnum() or text[at + len(target)].isalnum()):
-            return True
-        at = text.find(target, at + 1)
-    return False
-
-
-def _columns(template: str) -> set[str]:
-    if template == FUNCTION:
-        return set()
-    try:
-        return meta.find_undeclared_variables(Environment(autoescape=True).parse(template)) or {template.strip()}
-    except TemplateSyntaxError:
-        return set()
 
 
 def _duplicates(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
@@ -225,11 +197,13 @@ def _few_shot(subtask: Subtask) -> Iterator[Finding]:
     if not pool:
         return
     own_text = {question.sample.question: question for question in subtask.questions}
+    examples = dict.fromkeys(_texts(task, pool))
     if n:
         # its own question, answered, stands before it
         inside = [
-            one for one in subtask.questions if _prompt(one).count(one.sample.question) > 1 and one.sample.question
-        ]
+            one for one in subtask.questions
+            if one.sample.question in examples and n_places(_prompt(one), one.sample.question) > 1
+        ]  # fmt: skip
         if inside:
             yield Finding(
                 "error", "few-shot", f"{len(inside):,} samples are examples in their own prompts: {_some(_ids_of(inside))}. "
@@ -242,7 +216,7 @@ def _few_shot(subtask: Subtask) -> Iterator[Finding]:
                 f"each sample is left out of its own prompt only."
             )  # fmt: skip
         return
-    both = [own_text[text] for text in dict.fromkeys(_texts(task, pool)) if text in own_text]
+    both = [own_text[text] for text in examples if text in own_text]
     if both:
         yield Finding(
             "error" if n else "note", "few-shot", f"{len(both):,} evaluated samples of {subtask.name} are also few-shot "

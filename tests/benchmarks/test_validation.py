@@ -44,11 +44,17 @@ def changed(**fields: Any) -> Rows:
     return [{**ROWS[0], **fields}, *ROWS[1:]]
 
 
+PANAME: Rows = [{"id": "f", "question": "Is Paname big?", "answer": ["Paris", "Paname"]}]
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"extract": "number"}, "gold", r"3 of 3 gold answers do not score 1.0 .*mine/f \(0, took '\[invalid\]'\)"),
     ({"extract": {"regex": "answer is (.*)"}}, "gold", "Let `gold` say an answer that must score 1.0"),
     ({"rows": changed(id="i")}, "ids", "1 ids name more than one sample: mine/i"),
-    ({"prompt": "{{question}} ({{answer}})"}, "leakage", "`prompt` shows answer, which `target` is made of"),
+    ({"prompt": "{{question}} ({{answer}})"}, "leakage", r"`prompt` shows '\{\{answer\}\}', which is `target`"),
+    ({"target": "{{answer}} and {{id}}", "prompt": "{{id}}: {{ answer }}?"}, "leakage", "every prompt tells its answer"),
+    ({"prompt": "{{question}} ({{answer}})", **CHOICE}, "leakage", "every prompt tells its answer"),
+    ({"system": "It is {{answer}}."}, "leakage", "every prompt tells its answer"),
+    ({"system": "It is Paris."}, "leakage", "1 prompts hold their answer: mine/f"),
+    ({"rows": PANAME}, "leakage", "1 prompts hold .*: mine/f"),
     ({"rows": changed(question="Is Paris, France's capital, big?")}, "leakage", "1 prompts hold their answer: mine/f"),
     ({"rows": changed(answer="")}, "empty", "1 samples have no target: mine/f"),
     ({"rows": changed(answer=None)}, "empty", "1 samples have no target: mine/f"),
@@ -69,6 +75,9 @@ def test_what_makes_numbers_wrong_is_found(checked, change, check, told) -> None
     assert any(re.search(told, one) for one in found), found
 
 
+SUMS: Rows = [{"id": "a", "a": 2, "b": 3}, {"id": "b", "a": 4, "b": 3}]
+LISTED: Rows = [{"id": "a", "question": "Capital of France?", "answer": "Paris", "bad": "Lyon"}]
+TWELVE: Rows = [{"id": "e", "question": "What is 12", "answer": "twelve"}]
 SOUND: list[dict[str, Any]] = [
     {},
     CHOICE,
@@ -80,6 +89,17 @@ SOUND: list[dict[str, Any]] = [
     {"examples": [{"id": "e", "question": "Capital of Spain?", "answer": "Madrid"}]},
     {"rows": changed(question="Is Paris the capital?"), "answer_in_prompt": True},
     {"rows": [{**row, "answer": [row["answer"], "another"]} for row in ROWS]},
+    {"prompt": "What is {{a}} + {{b}}?", "target": "{{a + b}}", "rows": SUMS},
+    {"prompt": "What is {{a}}?", "target": "{{a}}", "rows": SUMS, "answer_in_prompt": True},
+    {
+        "prompt": "{{q.text}}",
+        "target": "{{q.answer}}",
+        "rows": [{"id": "a", "q": {"text": "Why?", "answer": "Because"}}],
+    },
+    {"prompt": "{{question}} {{options | join(', ')}}", "extract": "choice_letter", "choices": "options"},
+    {"prompt": "{{question}} {{answer}}, {{bad}}", "choices": "{{[answer, bad]}}", "metric": "choice", "rows": LISTED},
+    {"system": "Name one of Paris, Rome and Tokyo."},
+    {"rows": [{"id": "a", "question": "What is 1", "answer": "one"}], "examples": TWELVE},
 ]
 
 
