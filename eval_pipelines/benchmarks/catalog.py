@@ -12,7 +12,14 @@ from typing import Any
 import yaml
 
 from eval_pipelines.benchmarks.own_file import read_own
-from eval_pipelines.benchmarks.task_index import Row, folder_index, lm_eval_folder, lm_eval_index, read_yaml
+from eval_pipelines.benchmarks.task_index import (
+    Row,
+    folder_index,
+    lm_eval_folder,
+    lm_eval_index,
+    read_constants,
+    read_yaml,
+)
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 OWN_TASKS = Path(__file__).parent / "tasks"
@@ -69,6 +76,7 @@ class Leaf:
 _OF_GROUPS = ("group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag")
 
 
+_SHIPPED = ("lm-eval", "eval-pipelines")
 _WELL_KNOWN = ("arc_challenge", "gsm8k", "hellaswag", "mmlu", "mmlu_pro", "truthfulqa_mc1", "winogrande")
 
 
@@ -93,8 +101,11 @@ class Catalog:
         return sorted(self._rows)
 
     def entry(self, name: str) -> Entry:
-        """What stands behind a name. Raises UnknownNameError with the near miss, ConfigError for a broken file."""
+        """What stands behind a name. Raises UnknownNameError with the near miss, ConfigError for a file that is none."""
         if name not in self._rows:
+            for origin, folder, _ in self._indexes:
+                if origin not in _SHIPPED and (why := _why_no_benchmark(folder, name)):
+                    raise ConfigError(why)
             raise self._unknown("lm-eval task", name)
         origin, folder, row = self._rows[name]
         if row.kind == "broken":
@@ -193,6 +204,23 @@ def written(entry: Entry) -> dict[str, Any]:
         return read_yaml(entry.path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{entry.path} cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _why_no_benchmark(folder: Path, name: str) -> str | None:
+    """What a file lacks that is called as a benchmark would be; None if there is none."""
+    if (path := folder / f"{name}.yml").is_file():
+        return f"{path} is not read: name it {name}.yaml"
+    if (path := folder / f"{name}.py").is_file():
+        lacking = [one for one in ("prompt", "score") if one not in read_constants(path)]
+        wanted = "`def score(sample, answer)`, and `def prompt(sample)` or PROMPT"
+        return f"{path} is no benchmark: it defines no {' and no '.join(lacking)}. One in Python has {wanted}."
+    if (path := folder / f"{name}.yaml").is_file():
+        said = read_yaml(path)
+        if other := said.get("group") or said.get("task"):
+            return f"{path} is the task {other!r}: ask for that name"
+        has = ", ".join(map(str, said)) or "nothing"
+        return f"{path} is no benchmark: it has no `prompt`, nor the `task` of lm-eval's own files. It has {has}."
+    return None
 
 
 def _own(said: dict[str, Any]) -> dict[str, Any]:

@@ -164,6 +164,27 @@ def test_a_file_of_yours_that_cannot_be_read_is_named_when_it_is_asked_for(index
         open_catalog(index, include=tmp_path).leaves("mine")
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "told"),
+    [
+        (
+            "mine.yaml",
+            "data: a.jsonl\npromt: x\n",
+            "no `prompt`, nor the `task` of lm-eval's own files. It has data, promt",
+        ),
+        ("mine.yaml", "task: hers\ndoc_to_text: x\n", "mine.yaml is the task 'hers': ask for that name"),
+        ("mine.yml", "data: a.jsonl\nprompt: x\ntarget: y\n", "mine.yml is not read: name it mine.yaml"),
+        ("mine.py", "def score(a, b): ...", "it defines no prompt. One in Python has `def score(sample, answer)`"),
+        ("mine.py", "PROMPT = 'x'\nscore = lambda a, b: 1", "it defines no score."),
+    ],
+)
+def test_a_file_of_yours_that_is_taken_for_no_benchmark_says_what_it_lacks(index, tmp_path, file, text, told) -> None:
+    (tmp_path / file).write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        open_catalog(index, include=tmp_path).leaves("mine")
+    assert told in str(caught.value)
+
+
 def test_an_include_that_is_no_folder_is_named(index, tmp_path) -> None:
     with pytest.raises(ConfigError, match="gone, which is no folder"):
         open_catalog(index, include=tmp_path / "gone")
