@@ -14,8 +14,9 @@ from types import ModuleType
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from eval_pipelines.benchmarks.own_mistakes import mistakes_in
 from eval_pipelines.benchmarks.own_scoring import (
     ExtractBy,
     ExtractName,
@@ -71,6 +72,18 @@ class OwnBenchmark(BaseModel):
     higher_is_better: bool = True
     tag: str | list[str] | None = None
     metrics: list[str] | None = Field(default=None, description="Python: the names that `score` gives, first to quote.")
+
+    @field_validator("prompt", "target", "choices", "id", "gold", "system")
+    @classmethod
+    def _is_a_template(cls, text: Any) -> Any:
+        from jinja2 import Environment, TemplateSyntaxError
+
+        try:
+            if isinstance(text, str) and not text.startswith("="):
+                Environment(autoescape=True).parse(text)
+        except TemplateSyntaxError as error:
+            raise ValueError(f"{text!r} is no Jinja template: {error.message}") from None
+        return text
 
     @model_validator(mode="before")
     @classmethod
@@ -138,18 +151,18 @@ def read_own(path: Path) -> OwnTask:
     fields = written | {name: FUNCTION for name in functions if name != "score"}
     try:
         said = OwnBenchmark.model_validate(fields)
+    except ValidationError as invalid:
+        raise _wrong(path, mistakes_in(invalid, OwnBenchmark)) from None
+    try:
         source = _source(said, path.parent)
     except ValidationError as invalid:
-        lines = [f"{path}: {'.'.join(map(str, one['loc'])) or 'as a whole'}: {_words(one)}" for one in invalid.errors()]
-        raise ConfigError("\n".join(lines)) from None
+        raise _wrong(path, mistakes_in(invalid, DataSource, inside="data")) from None
     config = _config(said, path.stem) | _functions(said, functions, path)
     return OwnTask(config=config, source=source, said=said)
 
 
-def _words(error: Any) -> str:
-    if error["type"] == "extra_forbidden":
-        return f"unknown key; known are {', '.join(OwnBenchmark.model_fields)}"
-    return "required, but missing" if error["type"] == "missing" else str(error["msg"]).removeprefix("Value error, ")
+def _wrong(path: Path, mistakes: list[str]) -> ConfigError:
+    return ConfigError("\n".join(f"{path}: {one}" for one in mistakes))
 
 
 def _config(said: OwnBenchmark, name: str) -> dict[str, Any]:

@@ -109,7 +109,10 @@ def _unparseable(benchmark: Benchmark) -> Iterator[Finding]:
 def _gold(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
     responses = gold_responses(benchmark)
     if not responses:
-        yield Finding("note", "gold", "it has no gold answers to grade: perplexities are measured, not right or wrong.")
+        if not any(unparseable(benchmark)):
+            yield Finding(
+                "note", "gold", "it has no gold answers to grade: perplexities are measured, not right or wrong."
+            )
         return
     if not benchmark.has_own_metrics:
         yield Finding("note", "gold", "its answers are judged by models only: none of its gold answers was graded.")

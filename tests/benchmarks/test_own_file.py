@@ -1,6 +1,7 @@
 """A benchmark of one's own in one file, as YAML or Python."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,19 @@ def test_the_score_version_alone_changes_with_extractor_and_metric(own, line) ->
         (YAML + "num_fewshot: 2\n", "`num_fewshot` needs `examples`"),
         (YAML.replace("rows.jsonl", "rows.txt"), "must end in .jsonl"),
         (YAML + "data: {hub: a/b, splits: {test: test}}\n", "needs its `revision`"),
+        (
+            YAML.replace("{{country}}", "{{country}"),
+            "prompt: 'The capital of {{country}?' is no Jinja template: unexpected '}'",
+        ),
+        (YAML + "id: '{{country'\n", "id: '{{country' is no Jinja template"),
+        (YAML + "metric: exact\n", "metric: 'exact' is none: give one of exact_match, includes, numeric"),
+        (YAML + "metric: [f1, exact]\n", "metric: 'exact' is none"),
+        (YAML + "metric: {numeric: {tolerance: near}}\n", "metric.numeric.tolerance: Input should be a valid number"),
+        (YAML + "metric: [{f2: {}}]\n", "metric.0.f2: unknown key; known are exact_match, includes, numeric"),
+        (YAML + "metric: {exact_match: {case: no}}\n", "case: unknown key; known are ignore_case, ignore_punctuation"),
+        (YAML + "extract: numbr\n", "extract: 'numbr' is none: give one of text, first_line"),
+        (YAML + "tag: 5\n", "tag: 5 is none: give a name, or a list of names"),
+        (YAML + "data: {hub: a/b, revison: main}\n", "data.revison: unknown key; known are package, folder, hub"),
         ("prompt: [", "cannot be read"),
     ],
 )
@@ -185,6 +199,7 @@ def test_what_is_wrong_in_the_file_is_told_with_its_place(tmp_path, text, wrong)
         read_own(path)
     assert str(path) in str(caught.value)
     assert wrong in str(caught.value)
+    assert not re.search(r"literal\[|function-|list\[|pydantic", str(caught.value))
 
 
 @pytest.mark.parametrize("tag", ["5", "[{}]"])

@@ -108,6 +108,10 @@ def test_a_sound_benchmark_has_no_errors(checked, change) -> None:
     assert [one for one in checked(**change) if one.level == "error"] == []
 
 
+def test_where_no_gold_answer_can_be_graded_nothing_is_said_of_perplexities(checked) -> None:
+    assert [one.check for one in checked(extract="choice_letter", choices="optoins")] == ["unparseable"]
+
+
 def test_a_gold_answer_that_stays_ungraded_is_no_sound_one(checked, tmp_path, index) -> None:
     checked(extract="number")
     spec = BenchmarkSpec(task="mine", include=tmp_path, unparseable="ungraded")
