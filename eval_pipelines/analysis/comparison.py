@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_pipelines.analysis import names
 from eval_pipelines.analysis.answers import Row, answers_in_words
+from eval_pipelines.scoring.aggregate import is_mean_of
 from eval_pipelines.scoring.multiplicity import holm
 from eval_pipelines.scoring.paired import Comparison, compare
 from eval_pipelines.warehouse.read import fetch
@@ -21,6 +22,8 @@ class Pair:
     Attributes:
         value_a: The published number of a, over all its graded questions, in the metric's unit; None: none graded.
         found: The paired comparison over the questions both were graded on.
+        is_mean: Both published numbers are the means of the verdicts that are compared; of a perplexity or an F1 they
+            are not.
     """
 
     benchmark: str
@@ -32,6 +35,7 @@ class Pair:
     coverage_a: float
     coverage_b: float
     found: Comparison
+    is_mean: bool = True
 
     def row(self) -> Row:
         """As plain columns."""
@@ -90,7 +94,9 @@ def pairs(
         of_a, of_b = (verdicts(connection, cell) for cell in cells)
         groups = clusters(connection, row["benchmark"], version)
         compared = compare(of_a, of_b, clusters=groups, margin=margin, higher_is_better=row["higher_is_better"])
-        found.append(Pair(**row, found=compared))
+        numbers = ((row["value_a"], of_a), (row["value_b"], of_b))
+        is_mean = all(value is None or is_mean_of(value, one.values()) for value, one in numbers)
+        found.append(Pair(**row, found=compared, is_mean=is_mean))
     return found
 
 

@@ -167,6 +167,12 @@ def compare(
     if found and (n_flips is None or output.is_for_people):
         several = [Column("p (Holm)", lambda row: _p(row["p_holm"]), is_number=True, rank=2)] if len(found) > 1 else []
         output.rows(comparison.rows(found), [*_COMPARED, *several, _VERDICT])
+        others = [f"{pair.metric} on {pair.benchmark}" for pair in found if not pair.is_mean]
+        if others and output.is_for_people:
+            note(
+                f"A and B of {', '.join(others)} are not the means of verdicts on questions: B - A, p and what B is are of "
+                "these verdicts"
+            )
     if n_flips is not None:
         if output.is_for_people:
             click.echo("")

@@ -1,7 +1,7 @@
 """One number over many verdicts, with what it is worth."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,13 @@ class Verdicts:
         for verdict, cluster in zip(other.raw, other.clusters or [None] * len(other.raw), strict=True):
             self.add(verdict, cluster)
         self.n_asked += other.n_asked
+
+
+def is_mean_of(value: float, verdicts: Collection[float]) -> bool:
+    """Whether a metric's value is the mean of its verdicts, as the share of right answers is and an F1 is not."""
+    if not verdicts:
+        return False
+    return math.isclose(math.fsum(verdicts) / len(verdicts), value, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def metric_of(verdicts: Verdicts, subtask: str, metric: str, filter_name: str, *, is_headline: bool) -> Metric:

@@ -6,12 +6,12 @@ BenchmarkVerdict    "within", "breach", "inconclusive" or "lacking", with reason
 GateVerdict         GO, NO-GO or INCONCLUSIVE
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from eval_pipelines.config import BenchmarkPolicy
+from eval_pipelines.scoring.aggregate import is_mean_of
 
 Status = Literal["within", "breach", "inconclusive", "lacking"]
 Decision = Literal["GO", "NO-GO", "INCONCLUSIVE"]
@@ -75,13 +75,8 @@ class Evidence:
 
     @property
     def is_mean(self) -> bool:
-        """Whether the metric is the mean of the verdicts, as the share of right answers is and an F1 is not."""
-        if self.number is None:
-            return True
-        if not self.verdicts:
-            return False
-        mean = math.fsum(self.verdicts.values()) / len(self.verdicts)
-        return math.isclose(mean, self.number.value, rel_tol=1e-9, abs_tol=1e-12)
+        """Whether the metric is the mean of the verdicts."""
+        return self.number is None or is_mean_of(self.number.value, self.verdicts.values())
 
     @property
     def n_graded(self) -> int:

@@ -130,6 +130,13 @@ def test_compare_says_worse_and_with_what_the_questions_changed(config) -> None:
     assert {row["benchmark"] for row in flips} == {"gsm8k", "arc"}
 
 
+def test_compare_says_where_the_numbers_are_not_what_is_compared(config) -> None:
+    words = ("compare", "atlas-1b@step-01500", GOOD)
+    note = "A and B of word_perplexity on wiki are not the means of verdicts on questions: "
+    assert run(config, *words, "--benchmark", "wiki").stdout.splitlines()[-1].startswith(note)
+    assert "means of verdicts" not in run(config, *words, "--benchmark", "gsm8k").stdout
+
+
 def test_compare_corrects_several_benchmarks_and_says_equivalent_within_a_margin_only(config) -> None:
     words = ("compare", "atlas-1b@step-01500", GOOD)
     told = {row["benchmark"]: row for row in json.loads(run(config, *words, "--format", "json").stdout)}
