@@ -76,5 +76,7 @@ def _running(instance: dg.DagsterInstance) -> set[str]:
     """`gate:model` of the verdicts that this sensor requested and whose runs have not ended."""
     runs = instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES, tags={SENSOR_NAME_TAG: "gates"}))
     return {
-        f"{key.path[-1]}:{run.tags[PARTITION_NAME_TAG]}" for run in runs for key in run.asset_selection or frozenset()
+        f"{key.path[-1]}:{run.tags.get(PARTITION_NAME_TAG)}"
+        for run in runs
+        for key in run.asset_selection or frozenset()
     }
