@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import dagster as dg
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from eval_pipelines.scoring.gate_records import GateVerdict
 
 CHECK = "verdict"
+_BASELINES = {"previous": "the checkpoint before", "best": "on each the best checkpoint before"}
 
 
 def gate_asset(name: str, gate: Gate) -> dg.AssetsDefinition:
     """The asset of one gate's verdicts, one partition per model."""
     key = dg.AssetKey(["gates", name])
-    benchmarks = ", ".join(gate.benchmarks)
+    benchmarks, baseline = ", ".join(gate.benchmarks), _BASELINES.get(gate.baseline, gate.baseline)
 
     @dg.asset(
         key=key,
@@ -38,7 +39,7 @@ def gate_asset(name: str, gate: Gate) -> dg.AssetsDefinition:
                 description=f"GO, NO-GO or INCONCLUSIVE for a model, by the gate {name!r} of evals.yaml.",
             )
         ],
-        description=f"Whether a model may go on, by {benchmarks}, against {gate.baseline}. Reads the published record; asks no model.",
+        description=f"Whether a model may go on, by {benchmarks}, against {baseline}. Reads the published record; asks no model.",
     )
     def verdict(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> Iterator[dg.MaterializeResult[Any]]:
         from eval_pipelines.analysis.gating import judge_model
@@ -73,13 +74,13 @@ def _check(verdict: "GateVerdict", metadata: dict[str, dg.MetadataValue]) -> dg.
 
 def _metadata(verdict: "GateVerdict") -> dict[str, dg.MetadataValue]:
     from eval_pipelines.analysis import gate_table
+    from eval_pipelines.scoring.gate_records import Status
 
-    counts: dict[str, int] = {}
-    for one in verdict.benchmarks:
-        counts[one.status] = counts.get(one.status, 0) + 1
+    statuses = [one.status for one in verdict.benchmarks]
     return {
         "verdict": dg.MetadataValue.text(verdict.decision),
         "model": dg.MetadataValue.text(verdict.model_key),
         "reasons": dg.MetadataValue.md(gate_table.markdown(verdict)),
-        **{f"n_{status}": dg.MetadataValue.int(n) for status, n in counts.items()},
+        # zeros too: the UI draws them over time
+        **{f"n_{status}": dg.MetadataValue.int(statuses.count(status)) for status in get_args(Status)},
     }

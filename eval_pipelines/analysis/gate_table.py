@@ -64,5 +64,8 @@ def head(verdict: GateVerdict) -> str:
 
 
 def markdown(verdict: GateVerdict) -> str:
-    """The verdict with its table."""
-    return f"**{verdict.decision}** {head(verdict)}\n\n{to_markdown(COLUMNS, rows(verdict))}"
+    """The verdict, its numbers, and below them the reasons: beside them they would be too wide for the UI."""
+    told = head(verdict).replace(f": {verdict.decision} for", f": **{verdict.decision}** for", 1)
+    benchmark, *numbers, why = COLUMNS
+    of_each = rows(verdict)
+    return f"{told}\n\n{to_markdown([benchmark, *numbers], of_each)}\n{to_markdown([benchmark, why], of_each)}"

@@ -186,7 +186,13 @@ def test_a_gate_is_an_asset_check_with_reasons_that_the_sensor_asks_for(
             "NO-GO for tiny@step-200: a limit is broken: gsm8k (critical); "
             "without a comparable evaluation, and not required: mmlu (supporting)"
         )
-        assert "| gsm8k" in str(check.metadata["reasons"].value)
+        assert str(check.metadata["reasons"].value).startswith(
+            "release: **NO-GO** for tiny@step-200 against tiny@step-100. a "
+        )
+        assert "\n\n| benchmark | why |\n| --- | --- |\n| gsm8k | broken: -0.5000" in str(
+            check.metadata["reasons"].value
+        )
+        assert [check.metadata[f"n_{one}"].value for one in ("breach", "within", "lacking")] == [1, 0, 1]
         publish(config.data_root)
         with dg.build_sensor_context(instance=instance, resources=resources) as context:
             again = gates_sensor(context)
