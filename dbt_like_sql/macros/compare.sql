@@ -45,21 +45,27 @@ groups AS (
     WHERE cluster IS NOT NULL
 ),
 
+-- materialized, so that no plan begins with every model's verdicts beside every other's on each question
+of_first AS MATERIALIZED (
+    SELECT p.key_a, p.key_b, p.benchmark, p.ask_version, v.sample_id, v.subtask, v.value
+    FROM pairs AS p
+    INNER JOIN verdicts AS v ON p.key_a = v.model_key AND p.benchmark = v.benchmark
+),
+
 paired AS (
     SELECT
-        p.key_a,
-        p.key_b,
-        p.benchmark,
+        a.key_a,
+        a.key_b,
+        a.benchmark,
         s.cluster,
         a.value AS of_a,
         b.value AS of_b,
         b.value - a.value AS difference
-    FROM pairs AS p
-    INNER JOIN verdicts AS a ON p.key_a = a.model_key AND p.benchmark = a.benchmark
+    FROM of_first AS a
     INNER JOIN verdicts AS b
-        ON p.key_b = b.model_key AND p.benchmark = b.benchmark AND a.sample_id = b.sample_id AND a.subtask = b.subtask
+        ON a.key_b = b.model_key AND a.benchmark = b.benchmark AND a.sample_id = b.sample_id AND a.subtask = b.subtask
     LEFT JOIN groups AS s
-        ON p.benchmark = s.benchmark AND p.ask_version = s.ask_version AND a.sample_id = s.sample_id
+        ON a.benchmark = s.benchmark AND a.ask_version = s.ask_version AND a.sample_id = s.sample_id
 ),
 
 -- sums over the questions of each group; those that are alone are a group each, and need not be gathered one by one
