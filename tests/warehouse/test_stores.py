@@ -1,6 +1,7 @@
 """A record that several machines keep together, on a real S3 server and on DuckLake with a real Postgres."""
 
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -12,11 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval_pipelines.errors import ConfigError, WarehouseError
-from eval_pipelines.warehouse import noticed
+from eval_pipelines.warehouse import migrations, noticed
+from eval_pipelines.warehouse.landed_rows import read
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.mirror import Mirror, Synced
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
+from eval_pipelines.warehouse.shapes import SHAPES, VERSION_KEY
 from eval_pipelines.warehouse.stores import Store, open_store
 from eval_pipelines.warehouse.stores.ducklake import Spec as LakeSpec
 from eval_pipelines.warehouse.stores.object_store import Spec as ObjectSpec
@@ -238,3 +241,43 @@ def test_without_its_extensions_ducklake_says_what_to_install(tmp_path) -> None:
     spec = LakeSpec(database="lake", user="evals", data_path=str(tmp_path))
     with pytest.raises(ConfigError, match=r"pip install 'eval-pipelines\[ducklake\]'"):
         open_store("ducklake", spec, {})
+
+
+@pytest.mark.parametrize("store", ["ducklake"], indirect=True)
+def test_what_a_lake_kept_before_a_migration_is_read_through_it(store, tmp_path, monkeypatch) -> None:
+    new = Landing(tmp_path / "new").land_samples("gsm8k", "1.0-new", samples(2))
+    table = pq.ParquetFile(new).read()
+    old = tmp_path / "old.parquet"
+    table = table.rename_columns(["prompt" if name == "question" else name for name in table.column_names])
+    pq.write_table(table, old)
+    today = SHAPES["samples"]
+    before = {"prompt" if name == "question" else name: typ for name, typ in today.items()}
+    names = {path: f"samples/benchmark=gsm8k/{path.stem}.parquet" for path in (old, new)}
+
+    monkeypatch.setitem(SHAPES, "samples", before)
+    machine_of_before = store()
+    assert machine_of_before.put(names[old], old)
+
+    monkeypatch.setitem(SHAPES, "samples", today)
+    migrated = "-- kind: samples\nSELECT * RENAME (prompt AS question) FROM landed"
+    (tmp_path / "migrations").mkdir()
+    (tmp_path / "migrations" / "002_questions.sql").write_text(migrated)
+    monkeypatch.setattr(migrations, "FOLDER", tmp_path / "migrations")
+    migrations.found.cache_clear()
+    try:
+        machine = store()
+        shutil.copy(old, late := tmp_path / "late.parquet")
+        pq.write_table(pq.ParquetFile(new).read().replace_schema_metadata({VERSION_KEY: "2"}), new)
+        names[late] = "samples/benchmark=gsm8k/late.parquet"
+        assert machine.put(names[new], new)
+        assert machine.put(names[late], late), "landed before the migration, kept after it"
+        for name in names.values():
+            machine.get(name, fetched := tmp_path / "fetched.parquet")
+            assert [row["question"] for row in read("samples", [fetched])] == ["What is 0?", "What is 1?"]
+    finally:
+        monkeypatch.undo()
+        migrations.found.cache_clear()
+    with pytest.raises(
+        WarehouseError, match="of shape 2, and this version of the project knows shapes up to 1: update"
+    ):
+        machine_of_before.get(names[new], tmp_path / "fetched.parquet")

@@ -1,5 +1,8 @@
 """DuckLake: every landed kind is a table of a lake whose catalogue is a Postgres; others may query it there as SQL.
 
+A kind that a migration changed has another table from then on, with that migration's number: `metrics`, `metrics_002`.
+What the former holds stays as it was landed, and is changed as it is read.
+
 Needs   the extra `ducklake`: DuckDB 1.5.5 with its extensions as packages (there are none for other versions yet)
 Source  DuckLake documentation; extensions are loaded from the packages that carry them, signed, without a download
 """
@@ -16,7 +19,9 @@ from pydantic import Field
 
 from eval_pipelines.errors import ConfigError, WarehouseError
 from eval_pipelines.records import Record
-from eval_pipelines.warehouse.shapes import SHAPES, arrow_schema
+from eval_pipelines.warehouse import migrations
+from eval_pipelines.warehouse.footers import check_shape
+from eval_pipelines.warehouse.shapes import SHAPES, VERSION_KEY, arrow_schema
 
 _EXTENSIONS: Final = ("ducklake", "postgres_scanner")
 _TYPES: Final = {
@@ -72,38 +77,45 @@ class Lake:
 
     def put(self, name: str, path: Path) -> bool:
         """The rows and the name in one transaction."""
-        kind = name.split("/", 1)[0]
+        kind, shape = name.split("/", 1)[0], migrations.newest()
+        landed = "SELECT * FROM read_parquet(?, hive_partitioning = false)"
+        rows = migrations.newest_rows(kind, check_shape(kind, path).version, landed)
         # a lake knows no unique column: two that insert one name do not conflict
         with self._open() as connection, _turn(connection, name):
             connection.execute("BEGIN").fetchall()
             [(n,)] = connection.execute("SELECT count(*) FROM landed_files WHERE landed_as = ?", [name]).fetchall()
             if n:
                 return False
-            connection.execute("INSERT INTO landed_files VALUES (?, now())", [name]).fetchall()
             connection.execute(
-                f"INSERT INTO {kind} BY NAME SELECT ? AS landed_as, * FROM read_parquet(?, hive_partitioning = false)",
-                [name, str(path)],
+                "INSERT INTO landed_files BY NAME SELECT ? AS landed_as, now() AS kept_at, ? AS shape", [name, shape]
+            ).fetchall()
+            connection.execute(
+                f"INSERT INTO {_table(kind, shape)} BY NAME SELECT ? AS landed_as, * FROM ({rows})", [name, str(path)]
             ).fetchall()
             connection.execute("COMMIT").fetchall()
         return True
 
     def get(self, name: str, path: Path) -> None:
-        """The rows of one file, as it was landed but for columns that are newer than it: they are null."""
+        """The rows of one file, in the shape that they were kept in; columns that are newer than it are null."""
         import pyarrow.parquet as pq
 
         kind = name.split("/", 1)[0]
-        schema = arrow_schema(kind)
         aside = path.with_name(f"{path.name}.lake-{uuid.uuid4().hex[:8]}")
         try:
             with self._open() as connection:
-                columns = ", ".join(f'"{column}"' for column in SHAPES[kind])
+                shape = _shape_of(connection, name)
+                is_older = migrations.applies(kind, shape)
+                columns = "* EXCLUDE (landed_as)" if is_older else ", ".join(f'"{column}"' for column in SHAPES[kind])
                 connection.execute(
-                    f"COPY (SELECT {columns} FROM {kind} WHERE landed_as = {_quoted(name)}) "
+                    f"COPY (SELECT {columns} FROM {_table(kind, shape)} WHERE landed_as = {_quoted(name)}) "
                     f"TO {_quoted(str(aside))} (FORMAT parquet)"
                 ).fetchall()
-            with pq.ParquetFile(aside) as file, pq.ParquetWriter(path, schema, compression="zstd") as writer:
-                for batch in file.iter_batches():
-                    writer.write_batch(batch.cast(schema))
+            with pq.ParquetFile(aside) as file:
+                found = file.schema_arrow.with_metadata({VERSION_KEY: str(shape)})
+                schema = found if is_older else arrow_schema(kind)
+                with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+                    for batch in file.iter_batches():
+                        writer.write_batch(batch.cast(schema))
         finally:
             aside.unlink(missing_ok=True)
 
@@ -174,14 +186,32 @@ def _turn(connection: Any, name: str) -> Iterator[None]:
 
 def _bring_up_to_date(connection: Any) -> None:
     """A table for each kind, with all columns that this version of the project knows."""
-    connection.execute("CREATE TABLE IF NOT EXISTS landed_files (landed_as VARCHAR, kept_at TIMESTAMPTZ)").fetchall()
+    tables = {"landed_files": {"landed_as": "VARCHAR", "kept_at": "TIMESTAMPTZ", "shape": "BIGINT"}}
     for kind, shape in SHAPES.items():
-        columns = {"landed_as": "VARCHAR"} | {name: _TYPES[typ.rstrip("?")] for name, typ in shape.items()}
+        columns = {name: _TYPES[typ.rstrip("?")] for name, typ in shape.items()}
+        tables[_table(kind, migrations.newest())] = {"landed_as": "VARCHAR"} | columns
+    for table, columns in tables.items():
         listed = ", ".join(f'"{name}" {typ}' for name, typ in columns.items())
-        connection.execute(f"CREATE TABLE IF NOT EXISTS {kind} ({listed})").fetchall()
-        there = {str(row[0]) for row in connection.execute(f"DESCRIBE {kind}").fetchall()}
+        connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({listed})").fetchall()
+        there = {str(row[0]) for row in connection.execute(f"DESCRIBE {table}").fetchall()}
         for name in columns.keys() - there:
-            connection.execute(f'ALTER TABLE {kind} ADD COLUMN IF NOT EXISTS "{name}" {columns[name]}').fetchall()
+            connection.execute(f'ALTER TABLE {table} ADD COLUMN IF NOT EXISTS "{name}" {columns[name]}').fetchall()
+
+
+def _table(kind: str, shape: int) -> str:
+    """Where rows of a kind lie that were kept when `shape` was the newest."""
+    numbers = [one.number for one in migrations.found() if one.kind == kind and one.number <= shape]
+    return f"{kind}_{numbers[-1]:03}" if numbers else kind
+
+
+def _shape_of(connection: Any, name: str) -> int:
+    """The newest shape when a file was kept; 1 where none was noted. Raises WarehouseError for one of tomorrow."""
+    [(shape,)] = connection.execute("SELECT max(shape) FROM landed_files WHERE landed_as = ?", [name]).fetchall()
+    if (shape or 1) > migrations.newest():
+        raise WarehouseError(
+            f"{name} is of shape {shape}, and this version of the project knows shapes up to {migrations.newest()}: update."
+        )
+    return int(shape or 1)
 
 
 def _extension(name: str, duckdb_version: str) -> Path:
