@@ -6,15 +6,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import jinja2
-
 from eval_pipelines.benchmarks import data
 from eval_pipelines.benchmarks.catalog import Leaf, written
 from eval_pipelines.benchmarks.code_filters import check_steps
-from eval_pipelines.benchmarks.own_file import read_own
+from eval_pipelines.benchmarks.odd_rows import in_words, is_of_a_row, sample_id_of
+from eval_pipelines.benchmarks.own_file import GOLD, SAMPLE_ID, read_own
 from eval_pipelines.benchmarks.task_index import FunctionName, why_refused
 from eval_pipelines.config import BenchmarkSpec, DataSource
-from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
+from eval_pipelines.errors import ConfigError, DataError, EvalPipelinesError, UnsupportedError
 from eval_pipelines.scoring import sandbox
 
 
@@ -73,20 +72,22 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
     raw |= overrides
     try:
         task = _build(leaf, raw, overrides, rows, benchmark)
-    except (ConfigError, UnsupportedError):
+    except EvalPipelinesError:
         raise
     except ImportError as error:
         raise ConfigError(
             f"benchmarks.{benchmark}: {leaf.entry.name} needs what is not installed here: {error}. "
             f"lm-eval's extras carry what its tasks need, such as `pip install 'lm-eval[math]'` or `[ifeval]`."
         ) from error
-    except (ConnectionError, FileNotFoundError, OSError) as error:
+    except OSError as error:
+        if rows is not None:
+            raise DataError(_does_not_fit(leaf, rows, benchmark, error)) from error
         raise DataError(
             f"benchmarks.{benchmark}: the data set {raw.get('dataset_path')!r} of {leaf.entry.name} could not be "
             f"fetched: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}. "
             f"Offline? Give the benchmark a local `data` source."
         ) from error
-    except (LookupError, ValueError, TypeError, AttributeError, AssertionError, jinja2.TemplateError) as error:
+    except Exception as error:
         raise DataError(_does_not_fit(leaf, rows, benchmark, error)) from error
     check_steps(task)
     _set_fewshot(task, raw, spec, rows, benchmark)
@@ -150,9 +151,13 @@ def _of_spec(raw: dict[str, Any], spec: BenchmarkSpec) -> dict[str, Any]:
 def _does_not_fit(leaf: Leaf, rows: Rows | None, benchmark: str, error: Exception) -> str:
     where = "its `data`" if rows is not None else "its data set"
     first = next((one[0] for one in rows.splits.values() if one), {}) if rows is not None else {}
-    has = f" The rows have the columns {', '.join(sorted(first))}." if first else ""
+    has = f" The rows have the columns {', '.join(sorted({*first} - {SAMPLE_ID, GOLD}))}." if first else ""
+    if leaf.entry.kind == "own" and is_of_a_row(error):
+        # lm-eval tries the first row before there is a task
+        sample_id = sample_id_of(leaf.entry.name, first, 0)
+        return f"benchmarks.{benchmark}: {sample_id} cannot be made of its row: {in_words(error)}.{has}"
     return (
-        f"benchmarks.{benchmark}: {leaf.entry.name} could not be built from {where}: {type(error).__name__}: {error}.{has} "
+        f"benchmarks.{benchmark}: {leaf.entry.name} could not be built from {where}: {in_words(error)}.{has} "
         f"`data.columns` can give a column another name or shape."
     )
 

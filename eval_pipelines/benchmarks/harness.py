@@ -9,8 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import jinja2
-
 from eval_pipelines.benchmarks.building import Rows, build_task, prepare_library
 from eval_pipelines.benchmarks.catalog import open_catalog
 from eval_pipelines.benchmarks.checking import lacks_reference
@@ -18,12 +16,12 @@ from eval_pipelines.benchmarks.clusters import cluster_of
 from eval_pipelines.benchmarks.grading import Chain, GradingRules, Question, Subtask, grade_subtask, read_through
 from eval_pipelines.benchmarks.grading_pool import POOL
 from eval_pipelines.benchmarks.groups import metrics_of
-from eval_pipelines.benchmarks.own_file import SAMPLE_ID
+from eval_pipelines.benchmarks.odd_rows import in_words, odd_sample, sample_id_of
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.config.judges import needs_reference
-from eval_pipelines.errors import ConfigError, DataError, UnsupportedError
+from eval_pipelines.errors import ConfigError, DataError, EvalPipelinesError, UnsupportedError
 from eval_pipelines.records import Metric, Request, Response, Sample, Score
 
 
@@ -187,11 +185,11 @@ def load(name: str, spec: BenchmarkSpec, *, limit: int | None, cache: Path) -> B
         check_repeats(name, spec, task)
         try:
             questions = list(_questions(task, spec, limit, name))
-        except (jinja2.TemplateError, LookupError, ValueError, TypeError, AssertionError) as error:
-            raise DataError(
-                f"benchmarks.{name}: a question of {task.config.task} cannot be made of its row: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        except EvalPipelinesError:
+            raise
+        except Exception as error:
+            which = odd_sample(task) or f"a question of {task.config.task}"
+            raise DataError(f"benchmarks.{name}: {which} cannot be made of its row: {in_words(error)}") from error
         subtasks.append(Subtask(task.config.task, task, questions, n_verdicts(spec, task), leaf.groups))
     return Benchmark(name, spec, subtasks)
 
@@ -216,7 +214,7 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None, benchmark: str
     for doc_id, instances in by_doc.items():
         instances.sort(key=lambda instance: instance.idx)
         doc = instances[0].doc
-        sample_id = f"{task.config.task}/{doc.get(SAMPLE_ID, doc_id) if isinstance(doc, dict) else doc_id}"
+        sample_id = sample_id_of(task.config.task, doc, doc_id)
         requests = [to_requests(instance, sample_id, task.config.task, spec) for instance in instances]
         sample = Sample(
             sample_id=sample_id,

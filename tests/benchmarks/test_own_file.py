@@ -215,6 +215,29 @@ def test_a_column_that_is_not_there_is_named_with_those_that_are(own) -> None:
         own(YAML.replace("{{country}}", "{{town}}"))
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("text", "suffix", "told"),
+    [
+        (
+            PYTHON.replace("sample['country']", "sample['n'] or missing"),
+            ".py",
+            "NameError: name 'missing' is not defined",
+        ),
+        (PYTHON.replace("sample['country']", "1 / sample['n']"), ".py", "ZeroDivisionError: division by zero"),
+        (YAML.replace("{{country}}", "{{1 / n}}"), ".yaml", "ZeroDivisionError: division by zero"),
+        (YAML.replace("{{capital}}", "{{1 / n}}"), ".yaml", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_row_that_no_question_can_be_made_of_is_named(own, text, suffix, told, is_first) -> None:
+    text = text.replace("TARGET", "ID = '{{id}}'\nTARGET") if suffix == ".py" else text + "id: '{{id}}'\n"
+    good, odd = ({"id": name, "country": "Mali", "capital": "x", "n": n} for name, n in (("good", 1), ("odd", 0)))
+    with pytest.raises(DataError) as caught:
+        own(text, suffix, [odd, good] if is_first else [good, odd])
+    assert str(caught.value).startswith(f"benchmarks.capitals: capitals/odd cannot be made of its row: {told}")
+    assert ("capitals.py:8)" in str(caught.value)) is (suffix == ".py")
+
+
 def test_a_python_file_that_cannot_be_imported_is_named(own) -> None:
     with pytest.raises(ConfigError, match=r"capitals\.py cannot be imported: ZeroDivisionError"):
         own(PYTHON + "1 / 0\n", ".py")
