@@ -183,7 +183,7 @@ def _outcomes(
         found[number] = outcome
         sample_id = questions[number // n].sample.sample_id
         if isinstance(outcome, Raised):
-            raise ScoringError(f"the scorer of {sample_id} raised {outcome.message}")
+            raise ScoringError(f"the scorer of {sample_id} {outcome.message}")
         if isinstance(outcome, str):
             rules.fail(sample_id, outcome)
     return [found[first : first + n] for first in range(0, len(found), n)]

@@ -132,7 +132,7 @@ def _send(line: Connection, outcomes: list[Any]) -> None:
             try:
                 pickle.dumps(outcome)
             except Exception:  # noqa: BLE001
-                outcome = Raised(f"its verdict cannot be sent between processes: {error}")
+                outcome = Raised(f"gave a verdict that cannot be sent between processes: {error}")
             line.send([outcome])
 
 

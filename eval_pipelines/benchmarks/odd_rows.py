@@ -33,8 +33,9 @@ def is_of_a_row(error: Exception) -> bool:
     return any(frame.name in _MAKING for frame in traceback.extract_tb(error.__traceback__))
 
 
-def in_words(error: Exception) -> str:
-    """What was raised, and where if that is in a file of the author's."""
-    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(_NOT_THE_AUTHORS)]
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
+def in_words(error: BaseException, *, anywhere: bool = False) -> str:
+    """What was raised, and where in a file of the author's; `anywhere`: or else wherever it was."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [one for one in frames if not one.filename.startswith(_NOT_THE_AUTHORS)]
+    at = theirs[-1] if theirs else frames[-1] if anywhere else None
+    return f"{type(error).__name__}: {error}{f' ({at.filename}:{at.lineno})' if at else ''}"

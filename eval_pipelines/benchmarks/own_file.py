@@ -5,9 +5,6 @@ one way that all benchmarks go. Reading a file imports no lm-eval; a YAML file r
 """
 
 import ast
-import hashlib
-import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from eval_pipelines.benchmarks.own_mistakes import mistakes_in
+from eval_pipelines.benchmarks.own_modules import load_module
 from eval_pipelines.benchmarks.own_scoring import (
     ExtractBy,
     ExtractName,
@@ -249,7 +247,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _read_python(path: Path) -> tuple[dict[str, Any], ModuleType]:
-    module = _load(path)
+    module = load_module(path)
     constants = {
         name.lower(): list(value) if isinstance(value, tuple) else value
         for name, value in vars(module).items()
@@ -262,21 +260,3 @@ def _version(path: Path, *roots: str) -> str:
     """A digest of what a Python file does, comments apart: all of it, or what some of its functions reach."""
     tree = ast.parse(path.read_text(encoding="utf-8-sig"), str(path))
     return digest([ast.dump(reached(tree, roots) if roots else tree)], n_bytes=6)
-
-
-def _load(path: Path) -> ModuleType:
-    # by a name of its own: two folders may each have one of the same name
-    name = f"eval_pipelines_own_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, "a .py file has a loader"
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ConfigError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        # not left there: its functions travel to grading processes as they are, and an edited file is read anew
-        del sys.modules[name]
-    return module

@@ -10,9 +10,12 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from eval_pipelines.benchmarks.own_verdicts import VERDICTS_VERSION, verdicts_of
 
 # raised whenever a verdict below may come out otherwise
 SCORING_VERSION = 1
@@ -175,23 +178,19 @@ class RowFunction:
 
 
 class FunctionScorer:
-    """A function of the author's: its number, or its numbers by name."""
+    """A function of the author's: its number, or its numbers by name, and what it says of the answer beside them."""
 
     is_told_by_repr = True
 
     def __init__(self, function: Callable[[dict[str, Any], str], Any], names: tuple[str, ...], version: str) -> None:
         self.function, self.names, self.version = function, names, version
 
-    def __call__(self, row: Row, results: Sequence[str]) -> dict[str, float]:
-        """As lm-eval calls it, for one sample."""
-        found = self.function(dict(row), results[0])
-        named = dict(found) if isinstance(found, Mapping) else {self.names[0]: found}
-        if {*named} != {*self.names}:
-            raise ValueError(f"`score` gave {', '.join(map(str, named))}; METRICS says {', '.join(self.names)}")
-        return {name: float(named[name]) for name in self.names}
+    def __call__(self, row: Row, results: Sequence[str]) -> dict[str, Any]:
+        """As lm-eval calls it, for one sample. Raises ScoringError, UngradableError."""
+        return verdicts_of(self.function(deepcopy(dict(row)), results[0]), self.names, self.function)
 
     def __repr__(self) -> str:
-        return f"FunctionScorer({self.function.__name__}, {self.names}, {self.version})"
+        return f"FunctionScorer({self.function.__name__}, {self.names}, {self.version}, version={VERDICTS_VERSION})"
 
 
 def choices_of(choices: str | Sequence[str] | None, row: Row) -> list[str]:

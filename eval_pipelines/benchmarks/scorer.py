@@ -6,7 +6,6 @@ Runs in the process that grades; see grading_pool.py for which that is.
 import inspect
 import math
 import signal
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from eval_pipelines.errors import UngradableError
+from eval_pipelines.benchmarks.odd_rows import in_words
+from eval_pipelines.benchmarks.own_verdicts import OF_ANSWER
+from eval_pipelines.errors import ScoringError, UngradableError
 
 TIMEOUT = "grading_timeout"
 DIED = "grading_process_died"
 _MOST_EXTRACTED = 2000
-# what a scorer of one's own may say beside its metrics
-_OF_ANSWER = ("extracted", "is_unparseable")
 
 
 @dataclass(slots=True)
@@ -54,7 +53,7 @@ class Judged:
 
 @dataclass(slots=True)
 class Raised:
-    """The scorer raised, and where: our bug, or the task's."""
+    """What the scorer raised, and where, or gave that is no verdict: our bug, or the task's."""
 
     message: str
 
@@ -105,9 +104,10 @@ class Scorer:
                 outcome = DIED
             except UngradableError as error:
                 outcome = str(error)
-            except Exception as error:  # noqa: BLE001
-                at = traceback.extract_tb(error.__traceback__)[-1]
-                outcome = Raised(f"{type(error).__name__}: {error} ({at.filename}:{at.lineno})")
+            except ScoringError as error:
+                outcome = Raised(str(error))
+            except (Exception, SystemExit) as error:  # noqa: BLE001
+                outcome = Raised(f"raised {in_words(error, anywhere=True)}")
             yield outcome
 
     def _filter_together(
@@ -116,7 +116,7 @@ class Scorer:
         try:
             with cpu_limit(timeout_s if is_guarded else None):
                 return self._filter(cases)
-        except (TimeUp, Exception):  # noqa: BLE001
+        except (TimeUp, SystemExit, Exception):  # noqa: BLE001
             return None
 
     def _filter(self, cases: Sequence[Case]) -> list[list[_Instance]]:
@@ -132,7 +132,7 @@ class Scorer:
     def _judge_one(self, doc: Any, instances: list[_Instance], name: str) -> Judged:
         filtered = [instance.filtered_resps[name] for instance in instances]
         found = {key: _plain(value) for key, value in self._task.process_results(doc, filtered).items()}
-        said = {key: found.pop(key) for key in _OF_ANSWER if key in found}
+        said = {key: found.pop(key) for key in OF_ANSWER if key in found}
         combine = self._task.aggregation()
         judged = Judged(found, {metric: value_of(raw, combine.get(metric)) for metric, raw in found.items()})
         if self._is_text and len(filtered) == 1:

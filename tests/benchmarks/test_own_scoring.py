@@ -12,6 +12,7 @@ from eval_pipelines.benchmarks.own_scoring import (
     letter_in,
     metric_in_words,
 )
+from eval_pipelines.errors import ScoringError
 
 
 def verdict(metric: object, text: str, target: str, choices: list[str] | None = None) -> float:
@@ -105,5 +106,5 @@ def test_a_target_that_is_no_choice_is_never_a_wrong_answer() -> None:
 
 def test_a_function_must_give_the_numbers_it_names() -> None:
     scorer = FunctionScorer(lambda sample, answer: {"right": 1}, ("right", "short"), "v")
-    with pytest.raises(ValueError, match="gave right; METRICS says right, short"):
+    with pytest.raises(ScoringError, match="gave right, and METRICS says right, short"):
         scorer({}, ["x"])
