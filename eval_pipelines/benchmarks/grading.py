@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from eval_pipelines.benchmarks import grading_place
 from eval_pipelines.benchmarks.catalog import Group
 from eval_pipelines.benchmarks.flags import Flags, flags_of
+from eval_pipelines.benchmarks.own_scoring import FunctionScorer
 from eval_pipelines.benchmarks.scorer import Case, Judged, Outcome, Raised
 from eval_pipelines.errors import ScoringError
 from eval_pipelines.records import Request, Response, Sample, Score
@@ -270,7 +271,11 @@ def _no_verdicts(task: Any, metric: str) -> Verdicts:
     combine: Callable[[list[Any]], float] | None = task.aggregation().get(metric)
     if combine is not None and getattr(combine, "__name__", "") == "mean":
         combine = None
-    return Verdicts(higher_is_better=task.higher_is_better().get(metric) is not False, combine=combine)
+    return Verdicts(
+        higher_is_better=task.higher_is_better().get(metric) is not False,
+        combine=combine,
+        are_shares=not isinstance(task.config.process_results, FunctionScorer),
+    )
 
 
 def _why_ungraded(question: Question, responses: Mapping[str, Response]) -> str | None:

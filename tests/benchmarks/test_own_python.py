@@ -11,7 +11,7 @@ import pytest
 from eval_pipelines.benchmarks.harness import Benchmark, load
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ScoringError
-from eval_pipelines.records import Metric, Score
+from eval_pipelines.records import FailureKind, Metric, Score
 
 ROWS = [{"country": "France", "capital": "Paris"}, {"country": "Italy", "capital": "Rome"}]
 HEAD = """DATA = "rows.jsonl"
@@ -38,7 +38,7 @@ def scored_by(tmp_path: Path, index: Path) -> Callable[..., Benchmark]:
     return build
 
 
-def graded(benchmark: Benchmark, say: Any, *answers: str) -> tuple[list[Score], dict[str, Metric]]:
+def graded(benchmark: Benchmark, say: Any, *answers: Any) -> tuple[list[Score], dict[str, Metric]]:
     responses = {one.digest: say(one, text) for one, text in zip(benchmark.requests(), answers, strict=True)}
     scores, metrics = benchmark.grade(responses, max_failed_share=1)
     return scores, {one.metric: one for one in metrics}
@@ -75,6 +75,12 @@ def test_a_number_that_is_none_leaves_its_sample_ungraded(scored_by, say) -> Non
     scores, metrics = graded(scored_by("return float('nan') if answer == 'Rome' else 1"), say, "Paris", "Rome")
     assert [(one.value, one.ungraded_reason) for one in scores] == [(1, None), (None, "score_is_nan")]
     assert (metrics["score"].value, metrics["score"].n, metrics["score"].n_asked) == (1, 1, 2)
+
+
+def test_where_nothing_is_graded_nobody_says_how_far_its_numbers_reach(scored_by, say) -> None:
+    scores, metrics = graded(scored_by("return 5"), say, FailureKind.TIMEOUT, FailureKind.TIMEOUT)
+    assert [one.ungraded_reason for one in scores] == ["timeout", "timeout"]
+    assert (metrics["score"].n, metrics["score"].n_asked, metrics["score"].bound_high) == (0, 2, None)
 
 
 @pytest.mark.parametrize(

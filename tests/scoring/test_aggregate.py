@@ -5,6 +5,7 @@ import statistics
 import pytest
 from scipy.stats import binomtest
 
+from eval_pipelines.errors import ScoringError
 from eval_pipelines.scoring.aggregate import Verdicts, metric_of
 from eval_pipelines.scoring.intervals import interval, standard_error, wilson
 
@@ -55,6 +56,24 @@ def test_nothing_graded_is_no_zero() -> None:
     found = metric([], 10)
     assert (found.value, found.stderr, found.ci_low, found.ci_high) == (None, None, None, None)
     assert (found.n, found.coverage, found.bound_low, found.bound_high) == (0, 0.0, 0.0, 1.0)
+
+
+def test_of_nothing_graded_the_bounds_are_known_only_of_shares() -> None:
+    found = metric([], 10, are_shares=False)
+    assert (found.n, found.coverage, found.bound_low, found.bound_high) == (0, 0.0, None, None)
+    whole = Verdicts(n_asked=1)
+    whole.extend(Verdicts(n_asked=2, are_shares=False))
+    assert not whole.are_shares
+
+
+def test_an_aggregation_that_raises_is_told_by_its_name() -> None:
+    def spread(values: list[float]) -> float:
+        return 1 / (max(values) - min(values))
+
+    with pytest.raises(
+        ScoringError, match=r"the aggregation spread of acc raised ZeroDivisionError: .*test_aggregate.py:"
+    ):
+        metric([1.0, 1.0], 2, combine=spread)
 
 
 def test_values_beyond_one_have_no_bounds() -> None:
