@@ -7,7 +7,8 @@
 --          benchmark: empty for the gate as a whole · verdict: GO, NO-GO or INCONCLUSIVE of the gate; within, breach,
 --          inconclusive or lacking of a benchmark · reason: in words · tier: critical, supporting or advisory ·
 --          is_required: without it there is no GO · baseline: the model it was compared with · metric, filter: by which ·
---          n: questions both were graded on · value, baseline_value: on these, in the metric's unit ·
+--          n: questions both were graded on; where the metric is not the mean of its verdicts, those of the one with fewer ·
+--          value, baseline_value: on these, in the metric's unit; or as they are quoted ·
 --          difference: value - baseline_value · ci_low, ci_high: its interval at 1 - 2 * significance ·
 --          min_detectable: smallest drop that 80 % of such comparisons find · p_breach, p_within: one-sided, of "the limit
 --          is kept" (corrected for several limits) and of "it is broken" · significance: of the policy ·

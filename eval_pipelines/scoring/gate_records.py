@@ -123,7 +123,8 @@ class BenchmarkVerdict:
         difference: The model minus its baseline on their shared questions; ci_low, ci_high: its interval at
             `1 - 2 * significance`, whose ends are the one-sided bounds that the limits are compared with.
         p_breach, p_within: Of the limit that decided: the former corrected for several limits, the latter not.
-        n: Shared questions; without a baseline, those of the model.
+        n: Shared questions; without a baseline, those of the model. Where the metric is not the mean of its verdicts,
+            those of the one with fewer, and value and baseline_value are the numbers that are quoted.
     """
 
     benchmark: str
