@@ -11,6 +11,8 @@ from eval_pipelines.benchmarks.catalog import Leaf, written
 from eval_pipelines.benchmarks.code_filters import check_steps
 from eval_pipelines.benchmarks.odd_rows import in_words, is_of_a_row, sample_id_of
 from eval_pipelines.benchmarks.own_file import GOLD, SAMPLE_ID, read_own
+from eval_pipelines.benchmarks.own_rows import OwnRows, check_shown
+from eval_pipelines.benchmarks.own_scoring import Gold
 from eval_pipelines.benchmarks.task_index import FunctionName, why_refused
 from eval_pipelines.config import BenchmarkSpec, DataSource
 from eval_pipelines.errors import ConfigError, DataError, EvalPipelinesError, UnsupportedError
@@ -70,6 +72,8 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
         rows = Rows.read(read_own(leaf.entry.path).source, benchmark=benchmark)
     overrides = leaf.overrides | _of_spec(raw, spec)
     raw |= overrides
+    if leaf.entry.kind == "own" and rows is not None:
+        _check_shown(raw, spec, rows, benchmark)
     try:
         task = _build(leaf, raw, overrides, rows, benchmark)
     except EvalPipelinesError:
@@ -94,6 +98,18 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
     return task
 
 
+def _check_shown(raw: dict[str, Any], spec: BenchmarkSpec, rows: Rows, benchmark: str) -> None:
+    n = spec.num_fewshot if spec.num_fewshot is not None else raw["num_fewshot"]
+    rendered = {raw["test_split"], *([raw["fewshot_split"]] if n else [])}
+    target = raw["doc_to_target"]
+    check_shown(
+        {"prompt": raw["doc_to_text"], "target": target.target if isinstance(target, Gold) else target},
+        {split: found for split, found in rows.splits.items() if split in rendered},
+        data.places_of(rows.source, benchmark=benchmark),
+        benchmark=benchmark,
+    )
+
+
 def _refuse(leaf: Leaf, raw: dict[str, Any]) -> None:
     if why := why_refused(raw):
         raise UnsupportedError(f"{leaf.entry.name} is not asked: {why}")
@@ -115,7 +131,7 @@ def _build(leaf: Leaf, raw: dict[str, Any], overrides: dict[str, Any], rows: Row
     )
     given = _imported(overrides)
     if rows is not None:
-        load, gone = _in_place_of_the_hub(raw, rows, benchmark, is_class)
+        load, gone = _in_place_of_the_hub(raw, rows, benchmark, leaf.entry.kind)
         given |= {**gone, "custom_dataset": load}
         if is_class:
             given["class"] = _fed_by(load, _imported(raw["class"]))
@@ -174,7 +190,7 @@ def _imported(value: Any) -> Any:
 
 
 def _in_place_of_the_hub(
-    raw: dict[str, Any], rows: Rows, benchmark: str, is_class: bool
+    raw: dict[str, Any], rows: Rows, benchmark: str, kind: str
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Our rows as the task's data set, and the splits it cannot have then."""
     splits, column = rows.splits, rows.source.subset_column
@@ -184,7 +200,7 @@ def _in_place_of_the_hub(
         if not any(splits.values()):
             raise DataError(f"benchmarks.{benchmark}.data: no row has {column} = {subset!r}")
     evaluated = raw.get("test_split") or raw.get("validation_split")
-    if evaluated not in splits and not is_class:
+    if evaluated not in splits and kind != "py_task":
         raise DataError(
             f"benchmarks.{benchmark}.data.splits: {raw['task']} is evaluated on its {evaluated!r} split, "
             f"and only {', '.join(sorted(splits))} is given"
@@ -193,9 +209,12 @@ def _in_place_of_the_hub(
     gone = {name: None for name in named if raw.get(name) is not None and raw[name] not in splits}
 
     def load(**_: Any) -> Any:
+        if kind == "own":
+            return {name: OwnRows(found) for name, found in splits.items()}
         import datasets
 
-        return datasets.DatasetDict({name: datasets.Dataset.from_list(found) for name, found in splits.items()})
+        places = data.places_of(rows.source, benchmark=benchmark)
+        return datasets.DatasetDict({name: data.as_table(found, places[name]) for name, found in splits.items()})
 
     return load, gone
 

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 def read_splits(source: DataSource, *, benchmark: str) -> dict[str, list[Row]]:
-    """Rows of every declared split, with the declared columns added.
+    """Rows of every declared split, with the declared columns added. Those of a split all have the same columns.
 
     Raises:
         DataError: the package, a file or the hub's data set is out of reach, a line is no JSON object, or a column is
@@ -28,8 +28,57 @@ def read_splits(source: DataSource, *, benchmark: str) -> dict[str, list[Row]]:
     splits: dict[str, list[Row]] = {}
     for split, name in source.splits.items():
         place, rows = _of_hub(source, name, benchmark) if source.hub else _of_file(source, name, benchmark)
-        splits[split] = [_with_columns(row, derive, place, number, benchmark) for number, row in enumerate(rows, 1)]
+        splits[split] = _alike(
+            [_with_columns(row, derive, place, number, benchmark) for number, row in enumerate(rows, 1)]
+        )
     return splits
+
+
+def places_of(source: DataSource, *, benchmark: str) -> dict[str, str]:
+    """Where the rows of each split come from, in words."""
+    if source.hub is not None:
+        return {split: f"{source.in_words} split {name!r}" for split, name in source.splits.items()}
+    return {split: str(folder_of(source, benchmark) / name) for split, name in source.splits.items()}
+
+
+def _alike(rows: list[Row]) -> list[Row]:
+    """With None for a column that only other rows have."""
+    columns = dict.fromkeys(column for row in rows for column in row)
+    return [row if len(row) == len(columns) else {**dict.fromkeys(columns), **row} for row in rows]
+
+
+def as_table(rows: list[Row], place: str) -> Any:
+    """Rows as a data set of the `datasets` library. Raises DataError where a column holds values of several types."""
+    import datasets
+    import pyarrow as pa
+
+    try:
+        return datasets.Dataset.from_list(rows)
+    except (pa.ArrowException, OverflowError) as error:
+        raise DataError(f"{place}: {_odd_column(rows) or error}") from error
+
+
+def _odd_column(rows: list[Row]) -> str | None:
+    """The first column that no single type holds, with the first row that differs from those before it."""
+    import pyarrow as pa
+
+    for column in rows[0] if rows else ():
+        values = [row[column] for row in rows]
+        low, high = 0, len(values)  # the longest part from the start that has one type ends in between
+        while low < high:
+            middle = (low + high + 1) // 2
+            try:
+                pa.array(values[:middle])
+            except (pa.ArrowException, OverflowError):
+                high = middle - 1
+            else:
+                low = middle
+        if low < len(values):
+            return (
+                f"row {low + 1} has {values[low]!r:.80} in column {column!r}, which is no value of the same type as in "
+                f"the rows before. Write them all alike, such as all as text."
+            )
+    return None
 
 
 def missing_files(source: DataSource, *, benchmark: str) -> list[str]:

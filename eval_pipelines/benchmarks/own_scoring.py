@@ -103,9 +103,10 @@ class Gold:
 
     def texts(self, row: Row) -> list[str]:
         """One, or several that are all right."""
-        found = self.target(row) if callable(self.target) else row.get(self.target, None)
-        if found is None:
-            found = _literal(_render(str(self.target), row))
+        if callable(self.target):
+            found = self.target(row)
+        else:
+            found = row[self.target] if self.target in row else _literal(_render(self.target, row))
         return [str(one) for one in found] if isinstance(found, list | tuple) else [str(found)]
 
     def __call__(self, row: Row) -> int:
@@ -170,8 +171,11 @@ class RowFunction:
         self.function, self.reached_from, self.version = function, (name,), version
 
     def __call__(self, row: Row) -> Any:
-        """As lm-eval calls it."""
-        return self.function(dict(row))
+        """As lm-eval calls it. Raises ValueError where it gives nothing."""
+        found = self.function(deepcopy(dict(row)))  # what it changes of a row is its own
+        if found is None:
+            raise ValueError(f"`{self.function.__name__}` gave None")
+        return found
 
     def __repr__(self) -> str:
         return f"RowFunction({self.reached_from[0]}, {self.version})"
