@@ -7,7 +7,8 @@ from typing import Any
 from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter
 
-from eval_pipelines.benchmarks.own_scoring import UNPARSEABLE, choices_of, json_field_in, letter_in
+from eval_pipelines.benchmarks.choice_letters import letter_in
+from eval_pipelines.benchmarks.own_scoring import UNPARSEABLE, choices_of, json_field_in
 
 _NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
 

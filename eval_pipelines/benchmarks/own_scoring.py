@@ -256,20 +256,6 @@ _METRICS: dict[str, Callable[..., bool | float]] = {
 }
 
 
-def letter_in(text: str, n_choices: int) -> str:
-    """The letter of the choice that an answer settles on; a lone `A` or `I` in a sentence is none."""
-    letter = f"([{LETTERS[:n_choices]}])"
-    for pattern in (
-        rf"(?i:answer|choice|option)(?i:\s+is)?\s*:?\s*\W{{0,3}}{letter}\b",
-        rf"^\W*{letter}(?:\W|$)(?!\s*[a-z])",
-        rf"\({letter}\)",
-        rf"(?:^|\s){letter}(?:[.):]|\s*$)",
-    ):
-        if found := re.findall(pattern, text, re.MULTILINE):
-            return str(found[-1])
-    return UNPARSEABLE
-
-
 def json_field_in(text: str, field: str) -> str:
     """A field of the last JSON object in an answer."""
     decoder, found = json.JSONDecoder(), None

@@ -2,6 +2,7 @@
 
 import pytest
 
+from eval_pipelines.benchmarks.choice_letters import letter_in
 from eval_pipelines.benchmarks.own_filters import FirstLine, JsonField, LastLine, Number
 from eval_pipelines.benchmarks.own_scoring import (
     FunctionScorer,
@@ -9,7 +10,6 @@ from eval_pipelines.benchmarks.own_scoring import (
     MetricBy,
     Scorer,
     json_field_in,
-    letter_in,
     metric_in_words,
 )
 from eval_pipelines.errors import ScoringError

@@ -57,7 +57,6 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"rows": PANAME}, "leakage", "1 prompts hold .*: mine/f"),
     ({"rows": changed(question="Is Paris, France's capital, big?")}, "leakage", "1 prompts hold their answer: mine/f"),
     ({"rows": changed(answer="")}, "empty", "1 samples have no target: mine/f"),
-    ({"rows": changed(answer=None)}, "empty", "1 samples have no target: mine/f"),
     ({"rows": changed(question="Capital of Italy?", answer="Rome")}, "duplicates", "asked more than once: mine/f = mine/i"),
     ({"rows": changed(question="Capital of Italy?")}, "duplicates", "asked with different answers: mine/f = mine/i"),
     ({"metric": "numeric", "extract": "number"}, "unparseable", r"3 gold answers cannot be graded: mine/f \(could not"),
