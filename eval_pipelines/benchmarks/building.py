@@ -10,7 +10,7 @@ from eval_pipelines.benchmarks import data
 from eval_pipelines.benchmarks.catalog import Leaf, written
 from eval_pipelines.benchmarks.code_filters import check_steps
 from eval_pipelines.benchmarks.odd_rows import in_words, is_of_a_row, sample_id_of
-from eval_pipelines.benchmarks.own_file import GOLD, SAMPLE_ID, read_own
+from eval_pipelines.benchmarks.own_file import GOLD, SAMPLE_ID, read_own, too_many_stops
 from eval_pipelines.benchmarks.own_rows import OwnRows, check_shown
 from eval_pipelines.benchmarks.own_scoring import Gold
 from eval_pipelines.benchmarks.task_index import FunctionName, why_refused
@@ -73,7 +73,7 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
     overrides = leaf.overrides | _of_spec(raw, spec)
     raw |= overrides
     if leaf.entry.kind == "own" and rows is not None:
-        _check_shown(raw, spec, rows, benchmark)
+        _check_own(raw, spec, rows, benchmark)
     try:
         task = _build(leaf, raw, overrides, rows, benchmark)
     except EvalPipelinesError:
@@ -98,7 +98,9 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
     return task
 
 
-def _check_shown(raw: dict[str, Any], spec: BenchmarkSpec, rows: Rows, benchmark: str) -> None:
+def _check_own(raw: dict[str, Any], spec: BenchmarkSpec, rows: Rows, benchmark: str) -> None:
+    if wrong := too_many_stops(raw, spec):
+        raise ConfigError(f"benchmarks.{benchmark}.protocol: {wrong}")
     n = spec.num_fewshot if spec.num_fewshot is not None else raw["num_fewshot"]
     rendered = {raw["test_split"], *([raw["fewshot_split"]] if n else [])}
     target = raw["doc_to_target"]

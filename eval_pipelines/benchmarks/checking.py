@@ -6,7 +6,7 @@ from typing import Any
 
 from eval_pipelines.benchmarks.catalog import Catalog, Leaf, open_catalog, written
 from eval_pipelines.benchmarks.data import missing_files
-from eval_pipelines.benchmarks.own_file import read_own
+from eval_pipelines.benchmarks.own_file import read_own, too_many_stops
 from eval_pipelines.benchmarks.task_index import why_refused
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.config.judges import needs_reference
@@ -37,6 +37,9 @@ def _mistakes(name: str, spec: BenchmarkSpec, catalog: Catalog) -> Iterator[str]
             f"benchmarks.{name}.protocol: {leaves[0].entry.name} compares log-likelihoods, which chat endpoints do "
             f"not give: leave it at completions"
         )
+    for leaf in leaves:
+        if leaf.entry.kind == "own" and (wrong := too_many_stops({**written(leaf.entry), **leaf.overrides}, spec)):
+            yield f"benchmarks.{name}.protocol: {wrong}"
     yield from _of_data(name, spec, leaves)
     yield from _of_judge(name, spec, leaves)
     yield from _of_headline(name, spec, leaves[0], first)

@@ -27,7 +27,8 @@ from eval_pipelines.benchmarks.own_scoring import (
     metric_in_words,
 )
 from eval_pipelines.benchmarks.reach import reached
-from eval_pipelines.config import DataSource
+from eval_pipelines.config import BenchmarkSpec, DataSource
+from eval_pipelines.config.generation import MAX_STOPS_OF_CHAT
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.keys import digest
 
@@ -161,6 +162,14 @@ def read_own(path: Path) -> OwnTask:
 
 def _wrong(path: Path, mistakes: list[str]) -> ConfigError:
     return ConfigError("\n".join(f"{path}: {one}" for one in mistakes))
+
+
+def too_many_stops(config: dict[str, Any], spec: BenchmarkSpec) -> str | None:
+    """What is wrong where a chat would be asked with fewer stops than the file says."""
+    stop = (config.get("generation_kwargs") or {}).get("until") or []
+    if spec.protocol != "chat" or "stop" in spec.generation or len(stop) <= MAX_STOPS_OF_CHAT:
+        return None
+    return f"`stop` of {config['task']} has {len(stop)} texts, and chat endpoints take {MAX_STOPS_OF_CHAT}"
 
 
 def _config(said: OwnBenchmark, name: str) -> dict[str, Any]:

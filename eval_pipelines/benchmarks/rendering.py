@@ -11,6 +11,7 @@ from eval_pipelines.benchmarks.own_code import code_of
 from eval_pipelines.benchmarks.own_file import GOLD
 from eval_pipelines.benchmarks.repeats import n_repeats, takes_several
 from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.config.generation import MAX_STOPS_OF_CHAT
 from eval_pipelines.errors import DataError
 from eval_pipelines.keys import digest
 from eval_pipelines.records import Request
@@ -19,7 +20,6 @@ from eval_pipelines.scoring.sandbox import judging_version
 # the defaults of lm-eval's API models: the same answers need the same parameters
 _MAX_TOKENS = 256
 _SEED = 1234
-_MAX_STOPS_OF_CHAT = 4
 # raised when this project itself makes other numbers of the same verdicts
 _GRADING = 2
 _ONLY_SCORING = ("metric_list", "filter_list", "process_results")
@@ -81,7 +81,8 @@ def _generation(instance: Any, spec: BenchmarkSpec) -> dict[str, Any]:
         **spec.generation,
     }
     if spec.protocol == "chat":
-        params["stop"] = params["stop"][:_MAX_STOPS_OF_CHAT]
+        if isinstance(params["stop"], list):  # as lm-eval cuts those of its tasks
+            params["stop"] = params["stop"][:MAX_STOPS_OF_CHAT]
         return {"operation": "chat", "messages": tuple(json.loads(context)), "params": params}
     return {"operation": "completion", "prompt": context, "params": params}
 

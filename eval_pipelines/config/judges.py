@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from eval_pipelines.config.generation import Generation
 from eval_pipelines.errors import ConfigError, UnknownNameError
 from eval_pipelines.keys import digest
 from eval_pipelines.records import Record
@@ -133,7 +134,7 @@ class JudgeSpec(_Spec):
         default=None, description="Of several judges' verdicts; None: the mean of numbers, else the majority."
     )
     repeats: int = Field(default=1, ge=1, description="Answers of each judge to each question.")
-    generation: dict[str, Any] = Field(default_factory=dict, description="max_tokens, temperature, seed …")
+    generation: Generation = Field(default_factory=dict, description="max_tokens, temperature, seed …")
     self_judging: bool = Field(default=False, description="Whether a model may judge its own answers.")
     max_failed_share: float | None = Field(
         default=None, ge=0, le=1, description="Share of answers that may stay without a verdict; None: the benchmark's."

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from eval_pipelines.config.generation import MAX_STOPS_OF_CHAT, Generation
 from eval_pipelines.config.interceptors import ASKING, Interceptors
 from eval_pipelines.config.judges import JudgeSpec
 from eval_pipelines.config.stopping import StopEarly
@@ -187,7 +188,7 @@ class BenchmarkSpec(SpecRecord):
     repeats: int | None = Field(
         default=None, ge=1, description="Answers to each question, whose mean counts; None: the task's own number."
     )
-    generation: dict[str, Any] = Field(default_factory=dict, description="max_tokens, temperature, stop, seed …")
+    generation: Generation = Field(default_factory=dict, description="max_tokens, temperature, stop, seed …")
     system_prompt: str | None = None
     unparseable: Literal["wrong", "ungraded"] | None = Field(
         default=None, description="What an answer counts as in which nothing was found; None: as the scorer says."
@@ -248,6 +249,13 @@ class BenchmarkSpec(SpecRecord):
                 f"`repeats: {self.repeats}` at temperature 0 gives the same answer {self.repeats} times: "
                 f"set `generation: {{temperature: 0.7}}`, or leave `repeats` out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _stops_fit_a_chat(self) -> Self:
+        stop = self.generation.get("stop")
+        if self.protocol == "chat" and isinstance(stop, list) and len(stop) > MAX_STOPS_OF_CHAT:
+            raise ValueError(f"`generation.stop` has {len(stop)} texts, and chat endpoints take {MAX_STOPS_OF_CHAT}")
         return self
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from eval_pipelines.benchmarks.checking import mistakes
+from eval_pipelines.benchmarks.harness import load
 from eval_pipelines.config import BenchmarkSpec
+from eval_pipelines.errors import ConfigError
 
 DATA = {"package": "json", "splits": {"test": "gone.jsonl"}}
 
@@ -65,6 +67,17 @@ def test_a_judge_is_not_shown_a_reference_that_there_is_not(found, tmp_path) -> 
     assert told.startswith(
         f"benchmarks.mine.judge: its prompt shows the `reference`, and {tmp_path}/mine.yaml has no `target`: give it one"
     )
+
+
+def test_an_own_benchmark_with_more_stops_than_a_chat_takes_is_a_mistake(found, tmp_path, index) -> None:
+    (tmp_path / "rows.jsonl").write_text("{}\n")
+    (tmp_path / "mine.yaml").write_text("data: rows.jsonl\nprompt: x\ntarget: y\nstop: [a, b, c, d, e]\n")
+    told = "benchmarks.mine.protocol: `stop` of mine has 5 texts, and chat endpoints take 4"
+    assert found(task="mine", include=tmp_path, protocol="chat") == [told]
+    with pytest.raises(ConfigError, match="has 5 texts"):
+        load("mine", BenchmarkSpec(task="mine", include=tmp_path, protocol="chat"), limit=None, cache=index)
+    assert found(task="mine", include=tmp_path) == []
+    assert found(task="mine", include=tmp_path, protocol="chat", generation={"stop": "a"}) == []
 
 
 def test_it_imports_no_lm_eval(index) -> None:

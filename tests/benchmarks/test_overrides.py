@@ -67,3 +67,9 @@ def test_the_ask_version_changes_with_it(sums, change) -> None:
 
 def test_what_draws_nothing_changes_no_version(sums) -> None:
     assert sums(num_fewshot=0, fewshot_seed=1).ask_version == sums(num_fewshot=0).ask_version
+
+
+@pytest.mark.parametrize("protocol", ["chat", "completions"])
+@pytest.mark.parametrize("stop", ["Question:", ["Question:"], None], ids=str)
+def test_an_answer_ends_where_the_benchmark_says(sums, protocol, stop) -> None:
+    assert next(sums(protocol=protocol, generation={"stop": stop}).requests()).params["stop"] == stop
