@@ -17,6 +17,7 @@ from eval_pipelines.benchmarks.grading import Chain, GradingRules, Question, Sub
 from eval_pipelines.benchmarks.grading_pool import POOL
 from eval_pipelines.benchmarks.groups import metrics_of
 from eval_pipelines.benchmarks.odd_rows import in_words, odd_sample, sample_id_of
+from eval_pipelines.benchmarks.own_scoring import Scorer
 from eval_pipelines.benchmarks.rendering import ask_version, question_of, score_version, target_of, to_requests
 from eval_pipelines.benchmarks.repeats import check_drawn, check_repeats, n_verdicts
 from eval_pipelines.config import BenchmarkSpec
@@ -87,7 +88,9 @@ class Benchmark:
         return any(name != "bypass" for subtask in self._subtasks for name in subtask.metric_names)
 
     def check_is_graded(self) -> None:
-        """Raises ConfigError where neither the task nor a judge could say how good an answer is."""
+        """Raises ConfigError where neither the task nor a judge could say how good an answer is, DataError where a row of
+        one's own has no right answer that can be graded.
+        """
         if not self.has_own_metrics and self.spec.judge is None:
             raise ConfigError(
                 f"benchmarks.{self.name}: {self.spec.task} has no metric of its own, so somebody must judge its answers: "
@@ -97,6 +100,13 @@ class Benchmark:
             lacking = next((one.sample_id for one in self.samples() if not one.target), None)
             if lacking is not None:
                 raise ConfigError(lacks_reference(self.name, f"{lacking} has no target"))
+        for subtask in self._subtasks:
+            scorer = subtask.task.config.process_results
+            for question in subtask.questions if isinstance(scorer, Scorer) else ():
+                try:
+                    scorer.check(question.doc)
+                except (ValueError, LookupError) as error:
+                    raise DataError(f"benchmarks.{self.name}: {question.sample.sample_id}: {error}") from error
 
     @property
     def subtask_names(self) -> list[str]:
@@ -209,12 +219,18 @@ def _questions(task: Any, spec: BenchmarkSpec, limit: int | None, benchmark: str
         chat_template=_as_json if is_chat else None,
     )
     by_doc: dict[int, list[Any]] = {}
+    doc_ids: dict[str, int] = {}
     for instance in task.instances:
         by_doc.setdefault(instance.doc_id, []).append(instance)
     for doc_id, instances in by_doc.items():
         instances.sort(key=lambda instance: instance.idx)
         doc = instances[0].doc
         sample_id = sample_id_of(task.config.task, doc, doc_id)
+        if (before := doc_ids.setdefault(sample_id, doc_id)) != doc_id:
+            raise DataError(
+                f"benchmarks.{benchmark}.data: rows {before + 1} and {doc_id + 1} both have the id {sample_id!r}. "
+                f"Let `id` name a column, or several, that differ in each row."
+            )
         requests = [to_requests(instance, sample_id, task.config.task, spec) for instance in instances]
         sample = Sample(
             sample_id=sample_id,

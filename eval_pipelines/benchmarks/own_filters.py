@@ -8,9 +8,11 @@ from lm_eval.api.filter import Filter
 from lm_eval.api.registry import register_filter
 
 from eval_pipelines.benchmarks.choice_letters import letter_in
+from eval_pipelines.benchmarks.own_metrics import plain_minus
 from eval_pipelines.benchmarks.own_scoring import UNPARSEABLE, choices_of, json_field_in
 
-_NUMBER = re.compile(r"[-+]?(?:\d[\d,]*\d|\d)(?:\.\d+)?(?:[eE][-+]?\d+)?|[-+]?\.\d+")
+# `3-5` is a span; a comma parts only what comes in threes
+_NUMBER = re.compile(r"(?:(?<![A-Za-z_\d)])[-+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|\.\d+)")
 
 
 def _each(answers: Sequence[Sequence[Any]], rows: Sequence[Any], take: Callable[[str, Any], str]) -> list[list[str]]:
@@ -51,7 +53,7 @@ class Number(_Extractor):
     """The last number."""
 
     def apply(self, resps: Sequence[Sequence[str]], docs: Sequence[Any]) -> list[list[str]]:
-        return _each(resps, docs, lambda text, _: _first_or(_NUMBER.findall(text), -1))
+        return _each(resps, docs, lambda text, _: _first_or(_NUMBER.findall(plain_minus(text)), -1))
 
 
 @register_filter("choice_letter")

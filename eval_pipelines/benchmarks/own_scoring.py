@@ -3,22 +3,23 @@
 Each callable names all that decides its verdicts in its `repr`, which is part of the score version.
 """
 
-import ast
 import json
-import math
 import re
 import string
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from eval_pipelines.benchmarks.own_metrics import METRICS, is_nothing, number_in
+from eval_pipelines.benchmarks.own_templates import literal, rendered, value_of
 from eval_pipelines.benchmarks.own_verdicts import VERDICTS_VERSION, verdicts_of
 
-# raised whenever a verdict below may come out otherwise
-SCORING_VERSION = 1
+# raised whenever a verdict below, or what a filter takes of an answer, may come out otherwise
+SCORING_VERSION = 2
+# raised whenever another choice may be the right one: it stands in what is asked
+_GOLD_VERSION = 1
 # as lm-eval's own filters say that they found nothing
 UNPARSEABLE = "[invalid]"
 LETTERS = string.ascii_uppercase
@@ -103,11 +104,9 @@ class Gold:
 
     def texts(self, row: Row) -> list[str]:
         """One, or several that are all right."""
-        if callable(self.target):
-            found = self.target(row)
-        else:
-            found = row[self.target] if self.target in row else _literal(_render(self.target, row))
-        return [str(one) for one in found] if isinstance(found, list | tuple) else [str(found)]
+        found = self.target(row) if callable(self.target) else _shown(self.target, row)
+        several = found if isinstance(found, list | tuple) else [found]
+        return ["" if one is None else str(one) for one in several]
 
     def __call__(self, row: Row) -> int:
         """The place of the right choice. Raises ValueError where the target is none of them."""
@@ -120,7 +119,7 @@ class Gold:
         return place
 
     def __repr__(self) -> str:
-        return f"Gold({self.target!r}, {self.choices!r}, version={SCORING_VERSION})"
+        return f"Gold({self.target!r}, {self.choices!r}, version={_GOLD_VERSION})"
 
 
 class Scorer:
@@ -140,12 +139,20 @@ class Scorer:
         """As lm-eval calls it, for one sample."""
         golds = self.golds(row)
         return {
-            name: max(float(_METRICS[name](results[0], gold, **options)) for gold in golds)
+            name: max(float(METRICS[name](results[0], gold, **options)) for gold in golds)
             for name, options in self.metrics
         }
 
     def golds(self, row: Row) -> list[str]:
-        """What is right, in the words that are graded. Raises ValueError where it is none of the choices."""
+        """What is right, in the words that are graded. Raises ValueError where it is nothing, or none of the choices."""
+        golds = self._golds(row)
+        for gold in golds or [""]:
+            if any(is_nothing(gold, name, options) for name, options in self.metrics):
+                every = f" of {golds}" if len(golds) > 1 else ""
+                raise ValueError(f"the target {gold!r}{every} is empty as it is compared: every answer would be right")
+        return golds
+
+    def _golds(self, row: Row) -> list[str]:
         if self.gold.choices is None:
             return self.gold.texts(row)
         place = self.gold(row)
@@ -194,66 +201,21 @@ class FunctionScorer:
         return verdicts_of(self.function(deepcopy(dict(row)), results[0]), self.names, self.function)
 
     def __repr__(self) -> str:
-        return f"FunctionScorer({self.function.__name__}, {self.names}, {self.version}, version={VERDICTS_VERSION})"
+        versions = f"{VERDICTS_VERSION}.{SCORING_VERSION}"
+        return f"FunctionScorer({self.function.__name__}, {self.names}, {self.version}, version={versions})"
 
 
 def choices_of(choices: str | Sequence[str] | None, row: Row) -> list[str]:
     """The choices of a row: as they are written, from its column, or from an expression."""
-    found = choices if not isinstance(choices, str) else row.get(choices) or _literal(_render(choices, row))
+    found = choices if not isinstance(choices, str) else row.get(choices) or literal(rendered(choices, row))
     if not isinstance(found, list | tuple):
         raise ValueError(f"`choices` gives {found!r}, which is no list")
     return [str(one) for one in found]
 
 
-def number_in(text: str) -> float:
-    """The number that a text is, with its thousands, currency or percent sign. Raises ValueError."""
-    found = float(re.sub(r"[\s,$€£%]", "", text))
-    if not math.isfinite(found):
-        raise ValueError(f"{text!r} is no finite number")
-    return found
-
-
-def _exact_match(text: str, gold: str, *, ignore_case: bool, ignore_punctuation: bool) -> bool:
-    one, other = text.strip(), gold.strip()
-    if ignore_case:
-        one, other = one.casefold(), other.casefold()
-    if ignore_punctuation:
-        one, other = (side.translate(_NO_PUNCTUATION).strip() for side in (one, other))
-    return one == other
-
-
-def _includes(text: str, gold: str, *, ignore_case: bool) -> bool:
-    return gold.strip().casefold() in text.casefold() if ignore_case else gold.strip() in text
-
-
-def _numeric(text: str, gold: str, *, tolerance: float, relative: float) -> bool:
-    wanted = number_in(gold)
-    try:
-        return abs(number_in(text) - wanted) <= max(tolerance, relative * abs(wanted))
-    except ValueError:  # what was answered is no number
-        return False
-
-
-def _f1(text: str, gold: str) -> float:
-    said, wanted = _words(text), _words(gold)
-    if not said or not wanted:
-        return float(said == wanted)
-    n_shared = sum((Counter(said) & Counter(wanted)).values())
-    return 2 * n_shared / (len(said) + len(wanted))
-
-
-def _words(text: str) -> list[str]:
-    words = text.casefold().translate(_NO_PUNCTUATION).split()
-    return [word for word in words if word not in ("a", "an", "the")]
-
-
-_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_METRICS: dict[str, Callable[..., bool | float]] = {
-    "exact_match": _exact_match,
-    "includes": _includes,
-    "numeric": _numeric,
-    "f1": _f1,
-}
+def _shown(name: str, row: Row) -> Any:
+    """A column's value, or what a template gives."""
+    return row[name] if name in row else value_of(name, row)
 
 
 def json_field_in(text: str, field: str) -> str:
@@ -269,19 +231,3 @@ def json_field_in(text: str, field: str) -> str:
     for part in field.split("."):
         found = found.get(part) if isinstance(found, dict) else None
     return UNPARSEABLE if found is None else found if isinstance(found, str) else json.dumps(found)
-
-
-def _literal(text: str) -> Any:
-    """A list where the text reads as one, else the text: as lm-eval takes a target."""
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            return ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            return text
-    return text
-
-
-def _render(template: str, row: Row) -> str:
-    from lm_eval.utils import apply_template
-
-    return str(apply_template(template, dict(row)))

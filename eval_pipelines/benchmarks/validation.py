@@ -3,7 +3,7 @@
 An error is what would make its numbers wrong. A note is what one should know of it.
 """
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -82,13 +82,6 @@ def _empty_targets(benchmark: Benchmark) -> Iterator[Finding]:
 
 
 def _ids(benchmark: Benchmark) -> Iterator[Finding]:
-    counted = Counter(_ids_of(_questions(benchmark)))
-    twice = [name for name, n in counted.items() if n > 1]
-    if twice:
-        yield Finding(
-            "error", "ids", f"{len(twice):,} ids name more than one sample: {_some(twice)}. "
-            f"Let `id` name a column, or several, that differ in each row."
-        )  # fmt: skip
     docs = [question.doc for question in _questions(benchmark)]
     if docs and not all(isinstance(doc, dict) and SAMPLE_ID in doc for doc in docs):
         yield Finding(

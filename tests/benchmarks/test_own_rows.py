@@ -99,3 +99,32 @@ def test_rows_of_several_types_for_a_task_of_lm_eval_are_told_with_their_column(
     spec = BenchmarkSpec.model_validate({"task": "gsm8k", "num_fewshot": 0, "data": source})
     with pytest.raises(DataError, match=r"rows\.jsonl: row 3 has 3 in column 'question'"):
         load("gsm8k", spec, limit=None, cache=index)
+
+
+def test_two_rows_of_one_id_are_named(own: Loader) -> None:
+    rows = [{"q": "one", "a": "1"}, {"q": "two", "a": "2"}, {"q": "one", "a": "3"}]
+    with pytest.raises(DataError, match="rows 1 and 3 both have the id 'mine/one'"):
+        own(rows, YAML + "id: '{{q}}'\n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "lines", "told"),
+    [
+        (["Paris", ""], "metric: includes\n", "mine/0: the target '' of ['Paris', ''] is empty as it is compared"),
+        (["Paris", None], "", "mine/0: the target '' of ['Paris', ''] is empty"),
+        ([], "", "mine/0: the target '' is empty"),
+        (" ", "", "mine/0: the target ' ' is empty"),
+        (
+            "+",
+            "metric: {exact_match: {ignore_punctuation: true}}\n",
+            "mine/0: the target '+' is empty as it is compared",
+        ),
+        ("many", "metric: numeric\n", "mine/0: could not convert string to float: 'many'"),
+    ],
+)
+def test_a_right_answer_that_every_answer_would_equal_is_refused_before_anything_is_asked(
+    own: Loader, answer: Any, lines: str, told: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        own([{"q": "x", "a": answer}], YAML + lines).check_is_graded()
+    assert told in str(caught.value)

@@ -31,6 +31,8 @@ def verdict(metric: object, text: str, target: str, choices: list[str] | None = 
         ("numeric", "$1,234.50", "1234.5", 1),
         ("numeric", "12 %", "12", 1),
         ("numeric", "no number", "12", 0),
+        ("numeric", "\u22125", "-5", 1),
+        ("numeric", "3,14", "314", 0),
         ("numeric", "inf", "12", 0),
         ("numeric", "3.14", "3.14159", 0),
         (MetricBy(numeric={"tolerance": 0.01}), "3.14", "3.14159", 1),
@@ -47,6 +49,46 @@ def test_of_several_right_answers_one_is_enough() -> None:
     assert Scorer([("exact_match", metric_in_words("exact_match")[1])], Gold("{{names}}", None), "text")(
         {"names": ["NYC", "New York"]}, ["New York"]
     ) == {"exact_match": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("target", "row", "texts"),
+    [
+        ("{{a}}", {"a": "[1, 2, 3]"}, ["[1, 2, 3]"]),
+        ("a", {"a": "[1, 2, 3]"}, ["[1, 2, 3]"]),
+        ("{{a}}", {"a": "['x']"}, ["['x']"]),
+        ("{{a}}", {"a": [1, 2]}, ["1", "2"]),
+        ("a", {"a": [1, 2]}, ["1", "2"]),
+        ("{{a}}", {"a": "Paris"}, ["Paris"]),
+        ("{% if b %}{{b}}{% else %}{{a}}{% endif %}", {"a": "x", "b": ["y", "z"]}, ["y", "z"]),
+        ("{{a}}{{b}}", {"a": [1], "b": [2]}, ["[1][2]"]),
+        ('["{{a}}", "{{b}}"]', {"a": "x", "b": "y"}, ["x", "y"]),
+        ("{{ ['yes', 'y'] }}", {}, ["yes", "y"]),
+    ],
+)
+def test_several_right_answers_are_a_list_and_no_text_that_looks_like_one(target, row, texts) -> None:
+    assert Gold(target, None).texts(row) == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The answer is \u22125", "-5"),
+        ("x=\uff0d5", "-5"),
+        ("between 3-5", "5"),
+        ("5 - 3", "3"),
+        ("(2)-5", "5"),
+        ("答案是-5", "-5"),
+        ("1,2,-5", "-5"),
+        ("one of 1,2,3", "3"),
+        ("1,234,567.5", "1,234,567.5"),
+        ("1,2345", "2345"),
+        ("about -.5", "-.5"),
+        ("2e-5", "2e-5"),
+    ],
+)
+def test_the_last_number_has_its_own_sign_and_commas(text, number) -> None:
+    assert Number().apply([[text]], [{}]) == [[number]]
 
 
 @pytest.mark.parametrize(

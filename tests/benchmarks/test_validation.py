@@ -48,7 +48,6 @@ PANAME: Rows = [{"id": "f", "question": "Is Paname big?", "answer": ["Paris", "P
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"extract": "number"}, "gold", r"3 of 3 gold answers do not score 1.0 .*mine/f \(0, took '\[invalid\]'\)"),
     ({"extract": {"regex": "answer is (.*)"}}, "gold", "Let `gold` say an answer that must score 1.0"),
-    ({"rows": changed(id="i")}, "ids", "1 ids name more than one sample: mine/i"),
     ({"prompt": "{{question}} ({{answer}})"}, "leakage", r"`prompt` shows '\{\{answer\}\}', which is `target`"),
     ({"target": "{{answer}} and {{id}}", "prompt": "{{id}}: {{ answer }}?"}, "leakage", "every prompt tells its answer"),
     ({"prompt": "{{question}} ({{answer}})", **CHOICE}, "leakage", "every prompt tells its answer"),
@@ -57,6 +56,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"rows": PANAME}, "leakage", "1 prompts hold .*: mine/f"),
     ({"rows": changed(question="Is Paris, France's capital, big?")}, "leakage", "1 prompts hold their answer: mine/f"),
     ({"rows": changed(answer="")}, "empty", "1 samples have no target: mine/f"),
+    ({"rows": changed(answer=["Paris", ""]), "metric": "includes"}, "unparseable", r"mine/f \(the target '' of \['Paris'"),
     ({"rows": changed(question="Capital of Italy?", answer="Rome")}, "duplicates", "asked more than once: mine/f = mine/i"),
     ({"rows": changed(question="Capital of Italy?")}, "duplicates", "asked with different answers: mine/f = mine/i"),
     ({"metric": "numeric", "extract": "number"}, "unparseable", r"3 gold answers cannot be graded: mine/f \(could not"),
