@@ -2,7 +2,6 @@
 
 import pytest
 
-from eval_pipelines.benchmarks.choice_letters import letter_in
 from eval_pipelines.benchmarks.own_filters import FirstLine, JsonField, LastLine, Number
 from eval_pipelines.benchmarks.own_scoring import (
     FunctionScorer,
@@ -89,24 +88,6 @@ def test_several_right_answers_are_a_list_and_no_text_that_looks_like_one(target
 )
 def test_the_last_number_has_its_own_sign_and_commas(text, number) -> None:
     assert Number().apply([[text]], [{}]) == [[number]]
-
-
-@pytest.mark.parametrize(
-    ("answer", "letter"),
-    [
-        ("B", "B"),
-        ("(C) because", "C"),
-        ("The answer is B.", "B"),
-        ("Answer: **D**", "D"),
-        ("A is wrong, so the answer is (C)", "C"),
-        ("I think B) fits", "B"),
-        ("A cat sat there.", "[invalid]"),
-        ("E", "[invalid]"),
-        ("", "[invalid]"),
-    ],
-)
-def test_the_letter_of_a_choice_is_found(answer, letter) -> None:
-    assert letter_in(answer, 4) == letter
 
 
 @pytest.mark.parametrize(
