@@ -51,7 +51,7 @@ def _choices(question: Question, own: OwnBenchmark | None) -> list[str]:
 
 def _put_out(template: str) -> list[nodes.Node]:
     """The expressions whose values stand in what a template gives."""
-    if template == FUNCTION:
+    if template == FUNCTION or not template.strip():
         return []
     try:
         parsed = Environment(autoescape=True).parse(template)
