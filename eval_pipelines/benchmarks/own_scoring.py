@@ -113,7 +113,7 @@ class Gold:
         (text,), choices = self.texts(row)[:1], choices_of(self.choices, row)
         if text in choices:
             return choices.index(text)
-        place = int(text) if text.isdigit() else LETTERS.find(text) if len(text) == 1 else -1
+        place = int(text) if text.isdecimal() else LETTERS.find(text) if len(text) == 1 else -1
         if not 0 <= place < len(choices):
             raise ValueError(f"the target {text!r} is none of the choices {choices}, nor the number or letter of one")
         return place
@@ -156,6 +156,8 @@ class Scorer:
         if self.gold.choices is None:
             return self.gold.texts(row)
         place = self.gold(row)
+        if self.extract == "choice_letter" and place >= len(LETTERS):
+            raise ValueError(f"the right choice is number {place + 1}, and there are only {len(LETTERS)} letters")
         return [LETTERS[place] if self.extract == "choice_letter" else choices_of(self.gold.choices, row)[place]]
 
     def check(self, row: Row) -> None:
@@ -207,9 +209,12 @@ class FunctionScorer:
 
 def choices_of(choices: str | Sequence[str] | None, row: Row) -> list[str]:
     """The choices of a row: as they are written, from its column, or from an expression."""
-    found = choices if not isinstance(choices, str) else row.get(choices) or literal(rendered(choices, row))
-    if not isinstance(found, list | tuple):
-        raise ValueError(f"`choices` gives {found!r}, which is no list")
+    found: Any = choices
+    if isinstance(choices, str):
+        found = row[choices] if choices in row else literal(rendered(choices, row))
+    if not isinstance(found, list | tuple) or not found:
+        has = ", ".join(sorted(row))
+        raise ValueError(f"`choices` is {choices!r}, which gives {found!r} and no list of choices; the row has {has}")
     return [str(one) for one in found]
 
 

@@ -118,12 +118,11 @@ def _gold(benchmark: Benchmark, own: OwnBenchmark | None) -> Iterator[Finding]:
     metric, filter_name = benchmark.headline
     if benchmark.spec.judge is not None:  # no judge is asked here: what the task itself says of them
         metric, filter_name = benchmark.subtasks[0].metric_names[0], benchmark.subtasks[0].filter_names[0]
-    wrong = [
-        score for score in scores
-        if (score.metric, score.filter) == (metric, filter_name)
-        and score.value != 1.0 and score.ungraded_reason not in _NOT_OF_THE_ANSWER
-    ]  # fmt: skip
+    quoted = [score for score in scores if (score.metric, score.filter) == (metric, filter_name)]
+    wrong = [one for one in quoted if one.value != 1.0 and one.ungraded_reason not in _NOT_OF_THE_ANSWER]
     if not wrong:
+        if all(one.value is None for one in quoted):
+            yield Finding("note", "gold", f"no gold answer has a verdict of its own: {metric} is made of many at once.")
         return
     samples = _some(f"{one.sample_id} ({_in_words(one)}{_took(one.extracted)})" for one in wrong)
     has_scorer = own is None and any(one.task.config.process_results is not None for one in benchmark.subtasks)

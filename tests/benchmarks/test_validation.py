@@ -44,6 +44,7 @@ def changed(**fields: Any) -> Rows:
     return [{**ROWS[0], **fields}, *ROWS[1:]]
 
 
+MANY: Rows = [{"id": "m", "question": "Last?", "answer": "o29", "options": [f"o{i}" for i in range(30)]}]
 PANAME: Rows = [{"id": "f", "question": "Is Paname big?", "answer": ["Paris", "Paname"]}]
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"extract": "number"}, "gold", r"3 of 3 gold answers do not score 1.0 .*mine/f \(0, took '\[invalid\]'\)"),
@@ -61,6 +62,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"rows": changed(question="Capital of Italy?")}, "duplicates", "asked with different answers: mine/f = mine/i"),
     ({"metric": "numeric", "extract": "number"}, "unparseable", r"3 gold answers cannot be graded: mine/f \(could not"),
     ({"extract": "choice_letter", "choices": "options", "rows": changed(answer="Nice")}, "unparseable", "'Nice' is none"),
+    ({"extract": "choice_letter", "choices": "options", "rows": MANY}, "unparseable", "number 30, and there are only 26"),
+    ({"extract": "choice_letter", "choices": "optoins"}, "unparseable", "`choices` is 'optoins', which .* the row has _s"),
+    ({"extract": "choice_letter", "choices": "options", "rows": changed(options=[])}, "unparseable", r"gives \[\] and no"),
+    ({"extract": "choice_letter", "choices": "options", "rows": changed(answer="²")}, "unparseable", "'²' is none of the"),
     ({"examples": [ROWS[1]]}, "few-shot", "1 evaluated samples of mine are also few-shot examples: mine/i"),
     ({"examples": [ROWS[1]]}, "few-shot", "1 samples are examples in their own prompts: mine/i"),
 ]  # fmt: skip
@@ -109,6 +114,21 @@ def test_a_sound_benchmark_has_no_errors(checked, change) -> None:
 
 def test_where_no_gold_answer_can_be_graded_nothing_is_said_of_perplexities(checked) -> None:
     assert [one.check for one in checked(extract="choice_letter", choices="optoins")] == ["unparseable"]
+
+
+def test_gold_answers_without_verdicts_are_noted(tmp_path, index) -> None:
+    (tmp_path / "odd.py").write_text("def grade(doc, results):\n    return {'odd': float('nan')}\n")
+    (tmp_path / "odd.yaml").write_text(
+        "task: odd\noutput_type: generate_until\ntest_split: test\ndoc_to_text: '{{question}}'\n"
+        "doc_to_target: '{{answer}}'\nprocess_results: !function odd.grade\nmetric_list: [{metric: odd, aggregation: mean}]\n"
+    )
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    data = {"folder": tmp_path, "splits": {"test": "rows.jsonl"}}
+    spec = BenchmarkSpec.model_validate({"task": "odd", "include": tmp_path, "data": data})
+    found = [one for one in validate(load("odd", spec, limit=None, cache=index), None) if one.check == "gold"]
+    assert [(one.level, one.told) for one in found] == [
+        ("note", "no gold answer has a verdict of its own: odd is made of many at once.")
+    ]
 
 
 def test_a_gold_answer_that_stays_ungraded_is_no_sound_one(checked, tmp_path, index) -> None:
