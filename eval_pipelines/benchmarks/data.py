@@ -4,13 +4,14 @@ import csv
 import gzip
 import importlib.util
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from jinja2.sandbox import SandboxedEnvironment
 
+from eval_pipelines.benchmarks.own_file import EXAMPLES, GOLD, SAMPLE_ID
 from eval_pipelines.config import DataSource
 from eval_pipelines.errors import DataError
 
@@ -28,8 +29,13 @@ def read_splits(source: DataSource, *, benchmark: str) -> dict[str, list[Row]]:
     splits: dict[str, list[Row]] = {}
     for split, name in source.splits.items():
         place, rows = _of_hub(source, name, benchmark) if source.hub else _of_file(source, name, benchmark)
+        # nothing is named or graded by an example
+        optional = (SAMPLE_ID, GOLD) if split == EXAMPLES else ()
         splits[split] = _alike(
-            [_with_columns(row, derive, place, number, benchmark) for number, row in enumerate(rows, 1)]
+            [
+                _with_columns(row, derive, f"{place}: row {number}", benchmark, optional)
+                for number, row in enumerate(rows, 1)
+            ]
         )
     return splits
 
@@ -227,7 +233,7 @@ def _column(name: str, text: str, benchmark: str) -> Callable[[Row], Any]:
             return _expression(text[1:])
         template = _JINJA.from_string(text)
     except jinja2.TemplateSyntaxError as error:
-        raise DataError(f"benchmarks.{benchmark}.data.columns.{name}: {error.message} in {text!r}") from None
+        raise DataError(f"{_written_as(name, benchmark)}: {error.message} in {text!r}") from None
     return lambda row: template.render(row)
 
 
@@ -243,16 +249,27 @@ def _expression(text: str) -> Callable[[Row], Any]:
     return value
 
 
-def _with_columns(row: Row, derive: Mapping[str, Callable[[Row], Any]], place: str, number: int, benchmark: str) -> Row:
-    try:
-        return {**row, **{name: value(row) for name, value in derive.items()}}
-    except jinja2.TemplateError as error:
-        raise DataError(
-            f"{place}: row {number}: {error.message}; benchmarks.{benchmark}.data.columns uses it. "
-            f"The row has {_columns(row)}."
-        ) from None
-    except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError) as error:
-        raise DataError(f"{place}: row {number}: benchmarks.{benchmark}.data.columns: {error!r}") from None
+def _with_columns(
+    row: Row, derive: Mapping[str, Callable[[Row], Any]], place: str, benchmark: str, optional: Collection[str]
+) -> Row:
+    found = dict(row)
+    for name, value in derive.items():
+        try:
+            found[name] = value(row)
+        except jinja2.TemplateError as error:
+            if name not in optional:
+                raise DataError(
+                    f"{place}: {error.message}; {_written_as(name, benchmark)} uses it. The row has {_columns(row)}."
+                ) from None
+        except (TypeError, LookupError, ValueError, ArithmeticError, AttributeError) as error:
+            raise DataError(f"{place}: {_written_as(name, benchmark)}: {error!r}") from None
+    return found
+
+
+def _written_as(column: str, benchmark: str) -> str:
+    """Where a column's text stands: in a benchmark's own file two have keys of their own."""
+    keys = {SAMPLE_ID: "`id`", GOLD: "`gold`"}
+    return keys.get(column, f"benchmarks.{benchmark}.data.columns.{column}")
 
 
 def _columns(row: Row) -> str:

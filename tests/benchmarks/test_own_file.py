@@ -210,6 +210,20 @@ def test_a_tag_that_is_no_name_is_told_of_its_own_file_and_stops_no_other(own, t
         read_own(tmp_path / "another.yaml")
 
 
+@pytest.mark.parametrize("key", ["id", "gold"])
+def test_a_row_without_an_id_is_told_in_the_words_of_the_file(own, key) -> None:
+    with pytest.raises(
+        DataError, match=rf"row 2: 'name' is undefined; `{key}` uses it\. The row has the columns capital"
+    ):
+        own(YAML + f"{key}: '{{{{name}}}}'\n", rows=[{**ROWS[0], "name": "f"}, ROWS[1]])
+
+
+def test_an_example_needs_no_id_and_no_gold_answer(own, tmp_path) -> None:
+    (tmp_path / "few.jsonl").write_text('{"country": "Spain", "capital": "Madrid"}\n')
+    benchmark = own(YAML + "examples: few.jsonl\nnum_fewshot: 1\nid: '{{wrong}}'\ngold: '{{wrong.upper()}}'\n")
+    assert next(benchmark.requests()).prompt.startswith("The capital of Spain? Madrid\n\nThe capital of France?")
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are(own) -> None:
     with pytest.raises(DataError, match=r"'town' is undefined.*the columns capital, country, wrong"):
         own(YAML.replace("{{country}}", "{{town}}"))
