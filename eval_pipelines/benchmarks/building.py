@@ -79,10 +79,7 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
     except EvalPipelinesError:
         raise
     except ImportError as error:
-        raise ConfigError(
-            f"benchmarks.{benchmark}: {leaf.entry.name} needs what is not installed here: {error}. "
-            f"lm-eval's extras carry what its tasks need, such as `pip install 'lm-eval[math]'` or `[ifeval]`."
-        ) from error
+        raise ConfigError(_not_installed(leaf, benchmark, error)) from error
     except OSError as error:
         if rows is not None:
             raise DataError(_does_not_fit(leaf, rows, benchmark, error)) from error
@@ -92,6 +89,9 @@ def build_task(leaf: Leaf, spec: BenchmarkSpec, rows: Rows | None, *, benchmark:
             f"Offline? Give the benchmark a local `data` source."
         ) from error
     except Exception as error:
+        # minerva_math asserts which release of antlr is there
+        if isinstance(error, AssertionError) and "pip install" in str(error):
+            raise ConfigError(_not_installed(leaf, benchmark, error)) from error
         raise DataError(_does_not_fit(leaf, rows, benchmark, error)) from error
     check_steps(task)
     _set_fewshot(task, raw, spec, rows, benchmark)
@@ -109,6 +109,14 @@ def _check_own(raw: dict[str, Any], spec: BenchmarkSpec, rows: Rows, benchmark: 
         {split: found for split, found in rows.splits.items() if split in rendered},
         data.places_of(rows.source, benchmark=benchmark),
         benchmark=benchmark,
+    )
+
+
+def _not_installed(leaf: Leaf, benchmark: str, error: Exception) -> str:
+    return (
+        f"benchmarks.{benchmark}: {leaf.entry.name} needs what is not installed here: {error}. This project's extras "
+        f"`math` and `ifeval` bring what such tasks need (`pip install 'eval-pipelines[math]'`), lm-eval's own extras "
+        f"what its others do."
     )
 
 
@@ -224,7 +232,9 @@ def _in_place_of_the_hub(
 def _set_fewshot(task: Any, raw: dict[str, Any], spec: BenchmarkSpec, rows: Rows | None, benchmark: str) -> None:
     n = spec.num_fewshot if spec.num_fewshot is not None else task.config.num_fewshot or 0
     wanted = raw.get("fewshot_split") or raw.get("training_split")
-    if n and rows is not None and isinstance(wanted, str) and wanted not in rows.splits:
+    drawn = task.config.fewshot_config
+    has_own = drawn is not None and drawn.samples is not None and drawn.split is None
+    if n and rows is not None and not has_own and isinstance(wanted, str) and wanted not in rows.splits:
         raise DataError(
             f"benchmarks.{benchmark}: {raw['task']} draws {n} few-shot examples from its {wanted!r} split, which "
             f"`data.splits` does not give. Add it, or set num_fewshot: 0."

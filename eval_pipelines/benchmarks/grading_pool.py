@@ -28,6 +28,8 @@ _CHUNKS_PER_WORKER = 4
 # the worker itself stops what computes too long; what does not let itself be stopped, or sleeps, is killed later
 _PATIENCE = 2.0
 _SLACK_S = 5.0
+# until a worker has imported what a task needs: sympy on a busy machine takes ten seconds
+_LOADING_S = 60.0
 # what a task carries that no scorer reads
 _NOT_SENT = ("dataset", "task_docs", "sampler", "_training_docs", "_fewshot_docs", "_instances")
 
@@ -242,7 +244,8 @@ class _Run:
     def _send(self, worker: _Worker, cases: Sequence[Numbered], is_one_by_one: bool) -> None:
         payload = None if self._task_id in worker.knows else self._payload
         worker.knows.add(self._task_id)
-        worker.given, worker.is_one_by_one, worker.heard_at = list(cases), is_one_by_one, time.monotonic()
+        worker.given, worker.is_one_by_one = list(cases), is_one_by_one
+        worker.heard_at = time.monotonic() + (0.0 if payload is None else _LOADING_S)
         n_answers = max(case.n_answers for _, case in cases)
         worker.limit_s = self._timeout_s * (1 + n_answers) * _PATIENCE + _SLACK_S
         with contextlib.suppress(OSError):  # it is dead: found out when it is listened to

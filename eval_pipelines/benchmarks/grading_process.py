@@ -99,6 +99,7 @@ def _work(line: Connection) -> None:
         try:
             if task_id not in scorers:
                 scorers[task_id] = _scorer(payload)
+                line.send([])  # from here on its time is that of the answers
             scorer = scorers[task_id]
         except Exception as error:  # noqa: BLE001
             line.send(f"{type(error).__name__}: {error}")

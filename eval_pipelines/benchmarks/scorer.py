@@ -20,6 +20,8 @@ from eval_pipelines.errors import ScoringError, UngradableError
 TIMEOUT = "grading_timeout"
 DIED = "grading_process_died"
 _MOST_EXTRACTED = 2000
+# they stop a comparison after seconds on the wall clock, and call the answer wrong
+_WITH_LIMITS = ("lm_eval", "math_verify")
 
 
 @dataclass(slots=True)
@@ -149,12 +151,21 @@ class Scorer:
 def cpu_limit(seconds: float | None) -> Iterator[None]:
     """Raise TimeUp in the main thread once this process has computed for so long; also within a regular expression.
 
-    It counts CPU time: a busy machine takes nobody's time, and timers for wall clock stay free for scorers and tests.
+    It counts CPU time: a busy machine takes nobody's time, and timers for wall clock stay free for scorers and tests;
+    those of lm-eval's tasks and of math_verify, which count what they stop as wrong, do not go off meanwhile.
     """
     if seconds is None:
         yield
         return
-    before = signal.signal(signal.SIGPROF, _time_is_up)
+    is_up = False
+
+    def time_is_up(_signal: int, _frame: Any) -> None:
+        nonlocal is_up
+        is_up = True
+        raise TimeUp
+
+    before, install = signal.signal(signal.SIGPROF, time_is_up), signal.signal
+    signal.signal = _without_limits_of_libraries(install)
     # again each second: a scorer may have caught the first
     signal.setitimer(signal.ITIMER_PROF, seconds, 1.0)
     try:
@@ -164,11 +175,18 @@ def cpu_limit(seconds: float | None) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_PROF, 0)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)  # it may have come while the limit was taken off
+        signal.signal = install
         signal.signal(signal.SIGPROF, before)
+        if is_up:  # also where a scorer caught it and gave a verdict
+            raise TimeUp
 
 
-def _time_is_up(_signal: int, _frame: Any) -> None:
-    raise TimeUp
+def _without_limits_of_libraries(install: Callable[..., Any]) -> Callable[..., Any]:
+    def installed(number: int, handler: Any) -> Any:
+        library = (getattr(handler, "__module__", None) or "").split(".")[0]
+        return install(number, signal.SIG_IGN if number == signal.SIGALRM and library in _WITH_LIMITS else handler)
+
+    return installed
 
 
 def value_of(raw: Any, combine: Callable[[list[Any]], Any] | None) -> float | None:
@@ -176,7 +194,7 @@ def value_of(raw: Any, combine: Callable[[list[Any]], Any] | None) -> float | No
 
     Infinite where the number is beyond what a float holds, such as the perplexity exp(800).
     """
-    name = getattr(combine, "__name__", "mean")
+    name = "mean" if combine is None else getattr(combine, "__name__", "")  # a partial function has none
     if isinstance(raw, int | float) and (combine is None or name in ("mean", "nanmean", "median")):
         return None if math.isnan(raw) else float(raw)
     if name in ("f1_score", "matthews_corrcoef") and isinstance(raw, tuple | list) and len(raw) == 2:

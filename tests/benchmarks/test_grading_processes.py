@@ -187,6 +187,27 @@ def test_a_limit_holds_where_the_scorer_catches_everything_once() -> None:
         swallow_once()
 
 
+def judge_all_the_same() -> float:
+    try:
+        while True:
+            pass
+    except BaseException:  # noqa: BLE001
+        return 0.0
+
+
+def test_a_verdict_given_after_the_time_was_up_does_not_count() -> None:
+    with pytest.raises(TimeUp), cpu_limit(0.2):
+        judge_all_the_same()
+
+
+def test_what_a_scorer_imports_takes_none_of_its_answers_time(opened, monkeypatch) -> None:
+    slowly = "import sys\nif sys.argv[0].endswith('grading_process.py'):\n    time.sleep(4)\n"
+    monkeypatch.setitem(globals(), "SCORER", SCORER + slowly)
+    benchmark = opened(4)
+    scores, _ = benchmark.grade(answered(benchmark, ["no"]))
+    assert [one.value for one in scores if one.metric == "exact_match"] == [0.0, 1.0, 1.0, 1.0]
+
+
 def processes_of(pid: int) -> list[int]:
     found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False).stdout.split()
     return [int(one) for one in found]
