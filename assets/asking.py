@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from eval_pipelines.models import Model
     from eval_pipelines.stopping import EarlyStop
 
-_WAITS = "another run is asking this cell: waiting for it, then taking over its answers"
+_WAITS = "another run is asking this cell, perhaps with another limit: waiting for it, then taking over its answers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,10 @@ async def ask(
         unfinished = partial(landing.unfinished, model.key, cell, key)
         return chain.reusable(answered, questions.requests(), utc_now(), unfinished)
 
+    def waits() -> None:
+        context.log.info(_WAITS)
+        endpoints.let_go()  # whoever asks the cell may need its GPUs
+
     with AskingProgress(context, f"{model.key} {questions.name}") as progress:
         asked = await ask_benchmark(
             questions,
@@ -103,8 +107,10 @@ async def ask(
             interceptors=chain.attempts(_where(context, model, questions.name, key, warehouse)),
             expected_tokens=lambda wanted: landing.expected_tokens(model.key, cell, wanted),
             on_progress=progress,
-            on_wait=lambda: context.log.info(_WAITS),
+            on_wait=waits,
             early=way.early,
+            price=endpoints.price(model),
+            currency=endpoints.config.prices.currency,
         )
     return asked, of_server(asked.endpoint, watched[0].summary if watched else None)
 

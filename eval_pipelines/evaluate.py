@@ -5,7 +5,6 @@ left in its journal is not asked again. Answers are on disk before they are coun
 holds a digest for each question that is still to be asked, and no answer.
 """
 
-import asyncio
 import itertools
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -19,9 +18,11 @@ from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.interception import Interceptor
 from eval_pipelines.client.journal import Journal, entries, unheld
 from eval_pipelines.client.report import AskReport, Progress
+from eval_pipelines.client.turns import in_turn
+from eval_pipelines.config.prices import Price
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import FailureBudgetError
-from eval_pipelines.evaluation_record import Plan, Questions, evaluation_id, evaluation_of
+from eval_pipelines.evaluation_record import Plan, Questions, cost_of, evaluation_id, evaluation_of
 from eval_pipelines.keys import digest
 from eval_pipelines.models import Model
 from eval_pipelines.records import Evaluation, Place, Request, Response
@@ -94,6 +95,8 @@ async def ask_benchmark(
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] = lambda: None,
     early: EarlyStop | None = None,
+    price: Price | None = None,
+    currency: str = "USD",
 ) -> Asked:
     """Ask what is not known yet, land it, and say how it went.
 
@@ -105,15 +108,16 @@ async def ask_benchmark(
             else asks this cell.
         land: Called with the evaluation and its new outcomes, before the journal is removed; must read them all.
         expected_tokens: Completion tokens by request digest that earlier answers to these requests had.
-        on_wait: Called once if another process is asking the same cell; this one then waits for it.
+        on_wait: Called once if another process is asking the same cell, however much of it; this one then waits for it.
+        price, currency: What tokens cost where nobody is asked now, and what a killed run was answered is landed.
         early: Ends the asking once enough is known.
 
     Raises:
         WarehouseError: the disk is full. Every answer so far is in the journal.
     """
     journal, others = journal_of(journals, model, key := evaluation_id(model, benchmark, limit))
-    await _open_in_turn(journal, on_wait)
-    try:
+    cell = [str(model.key), model.fingerprint, benchmark.name, benchmark.judged_model]
+    async with in_turn(journal, cell, on_wait):
         plan = _plan(benchmark, known, journal, others)
         n_missing, failed = len(plan.missing), dict[str, tuple[Place, Response]]()
         report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
@@ -130,13 +134,16 @@ async def ask_benchmark(
                     interceptors=interceptors,
                 )
         benchmark = _as_asked(benchmark, early, plan, report)
+        if endpoint is not None:
+            price, currency = endpoint.price, endpoint.currency
+        elif not plan.recovered:
+            price = None  # nobody is paid for anything
+        cost = cost_of(price, currency, report, plan)
         evaluation = evaluation_of(
-            benchmark, model, endpoint, report, plan, key=key, limit=limit, run_id=run_id, asked_by=asked_by
+            benchmark, model, endpoint, report, plan, cost, key=key, limit=limit, run_id=run_id, asked_by=asked_by
         )
         land(evaluation, _outcomes(benchmark, plan.earlier, journal.path, failed))
         journal.remove()
-    finally:
-        journal.close()
     return Asked(evaluation, endpoint, report, len(plan.recovered))
 
 
@@ -234,6 +241,11 @@ def _plan(benchmark: Questions, known: Known, journal: Journal, others: Callable
         (plan.earlier if d in answered else plan.recovered if d in left_over else plan.missing).add(d)
     plan.since = min((answered[d] for d in plan.earlier), default=plan.since)
     plan.n_requests = len(plan.earlier) + len(plan.recovered) + len(plan.missing)
+    uncounted = plan.recovered.copy()
+    for _, response in _usable(benchmark, journal.path) if uncounted else ():
+        if response.request_digest in uncounted:
+            uncounted.remove(response.request_digest)
+            plan.count(response)
     return plan
 
 
@@ -272,16 +284,3 @@ def _usable(benchmark: Questions, journal: Path) -> Iterator[tuple[Place | None,
 def _suffices(response: Response, needs_greedy: bool) -> bool:
     lacks_greedy = response.logprob is not None and response.is_greedy is None
     return response.is_answer and not (lacks_greedy and needs_greedy)
-
-
-async def _open_in_turn(journal: Journal, on_wait: Callable[[], None]) -> None:
-    said = False
-    while True:
-        try:
-            journal.open()
-            return
-        except BlockingIOError:
-            if not said:
-                on_wait()
-                said = True
-            await asyncio.sleep(0.2)

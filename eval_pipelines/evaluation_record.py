@@ -1,7 +1,7 @@
 """What is recorded of one try at an evaluation."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 
 from eval_pipelines.client.report import AskReport
 from eval_pipelines.config import BenchmarkSpec, InterceptorEntry
-from eval_pipelines.config.prices import UNITS
+from eval_pipelines.config.prices import UNITS, Price
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.keys import digest
 from eval_pipelines.models import Model
-from eval_pipelines.records import Evaluation, Request, Sample, utc_now
+from eval_pipelines.records import Evaluation, Request, Response, Sample, utc_now
 
 
 class Questions(Protocol):
@@ -60,6 +60,7 @@ class Plan:
         missing: to be asked; empties while they are.
         since: when the oldest of the earlier answers was asked for; now if there are none.
         stopped: that and why asking ended early, as plain JSON; empty: it did not.
+        prompt_tokens, completion_tokens, cached_prompt_tokens: of what was recovered: nobody has told its cost yet.
     """
 
     earlier: set[str] = field(default_factory=set)
@@ -68,6 +69,15 @@ class Plan:
     n_requests: int = 0
     since: datetime = field(default_factory=utc_now)
     stopped: dict[str, Any] = field(default_factory=dict)
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_prompt_tokens: int = 0
+
+    def count(self, recovered: Response) -> None:
+        """Add the tokens of a recovered answer."""
+        self.prompt_tokens += recovered.prompt_tokens or 0
+        self.completion_tokens += recovered.completion_tokens or 0
+        self.cached_prompt_tokens += recovered.cached_prompt_tokens or 0
 
 
 def evaluation_id(model: Model, benchmark: Questions, limit: int | None) -> str:
@@ -91,13 +101,19 @@ def evaluation_of(
     endpoint: Endpoint | None,
     report: AskReport,
     plan: Plan,
+    cost: Mapping[str, Any],
     *,
     key: str,
     limit: int | None,
     run_id: str,
     asked_by: str,
 ) -> Evaluation:
-    """The record of one try, from what was planned and what asking came to. `endpoint` is None if nobody was asked."""
+    """The record of one try, from what was planned and what asking came to.
+
+    Args:
+        endpoint: None if nobody was asked.
+        cost: As `cost_of` has it.
+    """
     spec, n_requests = benchmark.spec, plan.n_requests
     n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
     # a verdict on a sample is an outcome: it lowers the coverage, and says nothing of the rest
@@ -129,7 +145,7 @@ def evaluation_of(
         is_within_budget=n_lacking <= 0 or n_lacking / n_requests <= spec.max_failed_share,
         prompt_tokens=report.prompt_tokens,
         completion_tokens=report.completion_tokens,
-        **_cost(endpoint, report),
+        **cost,
         wall_s=report.wall_s,
         latency_p50_s=report.percentile_s(0.50),
         latency_p95_s=report.percentile_s(0.95),
@@ -160,12 +176,18 @@ def _parameters(spec: BenchmarkSpec, model: Model, limit: int | None) -> dict[st
     return parameters
 
 
-def _cost(endpoint: Endpoint | None, report: AskReport) -> dict[str, Any]:
-    """What this run's answers cost. Nothing where nobody knows a price, or the server counted no tokens."""
-    counts = (report.prompt_tokens, report.completion_tokens, report.cached_prompt_tokens)
-    if endpoint is None or endpoint.price is None or (report.n_answered and not any(counts)):
+def cost_of(price: Price | None, currency: str, report: AskReport, plan: Plan) -> dict[str, Any]:
+    """What this run's answers cost, and those recovered from one that could not tell: fields of an Evaluation.
+
+    Nothing where nobody knows a price, or where the server counted no tokens.
+    """
+    prompt = report.prompt_tokens + plan.prompt_tokens
+    completion = report.completion_tokens + plan.completion_tokens
+    cached = report.cached_prompt_tokens + plan.cached_prompt_tokens
+    is_uncounted = bool(report.n_answered or plan.recovered) and not prompt + completion
+    if price is None or is_uncounted:
         return {}
-    return {"cost": endpoint.price.cost(*counts) / UNITS, "currency": endpoint.currency}
+    return {"cost": price.cost(prompt, completion, cached) / UNITS, "currency": currency}
 
 
 def project_version() -> str:

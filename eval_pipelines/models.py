@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eval_pipelines.checkpoint_files import is_temporary
@@ -182,9 +182,9 @@ def _where(deployment: Deployment) -> str:
     return digest([deployment.backend, deployment.options, image], n_bytes=8)
 
 
-def _asked_for(deployment: Deployment, key: ModelKey, entry: ModelEntry) -> str:
+def asked_for(deployment: Deployment, model: Model) -> str:
     """The name that is really sent to an address that someone else runs."""
-    return entry.served_name or getattr(deployment.spec, "served_name", None) or str(key)
+    return model.served_name or getattr(deployment.spec, "served_name", None) or str(model.key)
 
 
 def _left_out(deployment: Deployment) -> list[str]:
@@ -198,8 +198,11 @@ def _declared(config: Config, key: ModelKey, entry: ModelEntry) -> Model:
         raise ConfigError(f"models.{key}.weights in {config.path}: there is nothing at {entry.weights}")
     deployment = route(config, key, entry.deployment, entry.weights)
     if entry.weights is None:
-        one = config.deployment(deployment)
-        mark = hosted_fingerprint(_where(one), _asked_for(one, key, entry), key.revision, left_out=_left_out(one))
-        return Model(key, deployment, mark, None, entry.served_name, entry.interceptors)
+        one, model = (
+            config.deployment(deployment),
+            Model(key, deployment, "", None, entry.served_name, entry.interceptors),
+        )
+        mark = hosted_fingerprint(_where(one), asked_for(one, model), key.revision, left_out=_left_out(one))
+        return replace(model, fingerprint=mark)
     mark = fingerprint(entry.weights, cache=fingerprint_cache(config))
     return Model(key, deployment, mark, entry.weights, interceptors=entry.interceptors)

@@ -249,7 +249,9 @@ class Evaluation(Record):
     is_within_budget: bool
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost: float | None = Field(default=None, ge=0, description="Of what this run was answered; None: no price known.")
+    cost: float | None = Field(
+        default=None, ge=0, description="Of what it was answered, and took over from a killed run; None: no price."
+    )
     currency: str | None = Field(default=None, description="ISO 4217 code of the cost's currency.")
     wall_s: float = Field(ge=0)
     latency_p50_s: float | None = None

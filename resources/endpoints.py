@@ -11,11 +11,12 @@ from pydantic import PrivateAttr
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import ServingError
 from eval_pipelines.keys import ModelKey
-from eval_pipelines.models import Model, resolve
+from eval_pipelines.models import Model, asked_for, resolve
 from resources.config import ConfiguredResource
 
 if TYPE_CHECKING:
     from eval_pipelines.client.chain import Chain
+    from eval_pipelines.config.prices import Price
     from eval_pipelines.serving.reconcile import Reconciled
     from eval_pipelines.serving.room import Hold
 
@@ -32,9 +33,14 @@ class EndpointsResource(ConfiguredResource):
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - as Dagster calls it
         """The run needs no server any more; `keep_warm_s` starts to count."""
+        self.let_go()
+        self._held = None
+
+    def let_go(self) -> None:
+        """Keep no server from others until the next lease."""
         for lock in (self._held or {}).values():
             lock.release()
-        self._held = None
+        (self._held or {}).clear()
 
     def reconcile(self) -> "Reconciled":
         """Put right what a crash left of the servers on this machine."""
@@ -45,6 +51,11 @@ class EndpointsResource(ConfiguredResource):
     def model(self, key: str) -> Model:
         """What a model key points to now. Raises UnknownNameError, ModelKeyError, ConfigError."""
         return resolve(self.config, ModelKey.parse(key))
+
+    def price(self, model: Model) -> "Price | None":
+        """What tokens of a model that someone else serves cost; None where nobody says."""
+        deployment = self.config.deployment(model.deployment)
+        return None if deployment.is_started_here else deployment.prices.of(asked_for(deployment, model))
 
     @asynccontextmanager
     async def lease(

@@ -4,7 +4,8 @@
 -- Grain    one row per (evaluation_id, run_id)
 -- Rule     ours is what this run put on the wire, null if all was known; server_* is what the servers counted in the same time, whoever asked
 --          them, and null where they tell nothing. Means are over time: between two looks half of it is given to each.
---          cost is of what this run was answered, null where evals.yaml has no price for the model.
+--          cost is of what this run was answered, and of what it took over from a killed one; null where evals.yaml has no price
+--          for the model.
 --          Several replicas: running, waiting and tokens add up, mean shares are averaged, the fullest cache is shown
 -- Columns  evaluation_id, run_id: the try · model_key: family@revision · benchmark: its name ·
 --          judged_model: whose answers it judged; null where it was no judge · backend, server_version: who
@@ -14,7 +15,7 @@
 --          the first token; null unless streamed · inter_token_p50_s, inter_token_p95_s: seconds between tokens; null unless streamed ·
 --          n_running_mean, n_running_max, n_waiting_mean, n_waiting_max: requests · kv_cache_share_mean, kv_cache_share_max: 0..1 ·
 --          prefix_cache_hit_share: of the prompt tokens looked up, 0..1 · server_n_finished, server_n_preempted: requests ·
---          prompt_tokens, completion_tokens: of this run's answers · cost: of them · currency: ISO 4217 · server_generation_tokens: as it
+--          prompt_tokens, completion_tokens: of this run's answers · cost: see the rule · currency: ISO 4217 · server_generation_tokens: as it
 --          counted · n_replicas: servers looked at · n_scrapes, n_failed_scrapes: looks at a replica's metrics · fingerprint: of the
 --          model's bytes · ask_version: of the benchmark · recorded_at: UTC
 -- Reader   "is the server the bottleneck or are we", "did the new version get slower", "what did it cost"

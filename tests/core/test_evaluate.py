@@ -168,6 +168,19 @@ async def test_an_evaluation_costs_what_this_run_was_answered(cell) -> None:
     ]
 
 
+@pytest.mark.parametrize(("n_recovered", "cost"), [(10, 150 + 30 * 15), (40, 600)])  # 15 millionths each
+async def test_it_costs_too_what_a_killed_run_was_answered_and_could_not_tell(cell, n_recovered, cost) -> None:
+    with cell.journal(Questions()) as journal:
+        for response in answers(Questions(), n_recovered, text="!", prompt_tokens=5, completion_tokens=5):
+            journal.append(response)
+            journal.append(response)  # a kill while it was moved may have doubled it
+    price = Price(prompt=1, completion=2)
+    one = (await cell.ask(Questions(), paying={"price": price}, price=price)).evaluation
+    again = (await cell.ask(Questions(), "r2", paying={"price": price}, price=price)).evaluation
+    assert (one.cost, one.currency, again.cost) == (cost / 1e6, "USD", None)
+    assert one.completion_tokens == 5 * (40 - n_recovered), "tokens are those of its own time on the wire"
+
+
 async def test_what_nobody_has_a_price_for_has_no_cost(cell) -> None:
     one = (await cell.ask(Questions())).evaluation
     assert (one.prompt_tokens, one.cost, one.currency) == (200, None, None)
@@ -387,6 +400,44 @@ async def test_two_runs_of_one_cell_ask_nothing_twice(cell, faulty) -> None:
     assert faulty.stats()["requests"] == 40
     assert len(waited) == 1, "the one that waits says so once"
     assert {first.evaluation.n_reused, second.evaluation.n_reused} == {0, 40}
+
+
+@pytest.mark.parametrize("other", [{"n": 60}, {"n": 40, "spec": BenchmarkSpec(task="sums", repeats=2)}])
+async def test_two_evaluations_of_one_cell_ask_nothing_twice_whatever_their_limits(cell, faulty, other) -> None:
+    faulty.set(latency_s=0.01)
+    waited: list[str] = []
+    await asyncio.gather(
+        cell.ask(Questions(n=40), run_id="r1", limit=40, on_wait=lambda: waited.append("r1")),
+        cell.ask(Questions(**other), run_id="r2", on_wait=lambda: waited.append("r2")),
+    )
+    assert (faulty.stats()["requests"], waited) == (other["n"], ["r2"])
+    assert list(cell.folder.iterdir()) == []
+
+
+async def test_other_benchmarks_and_judges_of_other_models_do_not_wait_for_each_other(cell) -> None:
+    waited: list[str] = []
+    other, judging = Questions(name="more"), Questions(name="sums")
+    judging.judged_model = "one@1"  # type: ignore[assignment]
+    await asyncio.gather(
+        *(
+            cell.ask(one, run_id=str(i), on_wait=lambda: waited.append(""))
+            for i, one in enumerate([Questions(), other, judging])
+        )
+    )
+    assert waited == []
+
+
+async def test_who_is_cancelled_while_it_waits_for_the_cell_holds_nothing(cell, faulty) -> None:
+    faulty.set(latency_s=0.05)
+    waits = asyncio.Event()
+    first = asyncio.create_task(cell.ask(Questions(), run_id="r1"))
+    await asyncio.sleep(0.05)
+    second = asyncio.create_task(cell.ask(Questions(n=60), run_id="r2", limit=60, on_wait=waits.set))
+    await asyncio.wait_for(waits.wait(), 10)
+    second.cancel()
+    assert (await first).evaluation.n_answered == 40
+    third = await cell.ask(Questions(n=60), run_id="r3", limit=60, on_wait=lambda: pytest.fail("nobody asks it"))
+    assert third.report.n_answered == 20
 
 
 async def test_a_cancelled_run_is_taken_up_where_it_stopped(cell, faulty) -> None:

@@ -294,5 +294,22 @@ async def test_a_run_lets_go_of_its_server_once_the_configuration_says_another(t
             pass
         assert len(rooms[-1].holders()) == 1, "between two benchmarks the run keeps its server"
         assert not rooms[0].holders() or n == 4
+    endpoints.let_go()
+    assert not rooms[-1].holders(), "nor does it keep one while it waits for another run"
     endpoints.teardown_after_execution(dg.build_init_resource_context())
     await until(lambda: not any(room.has_keeper() for room in rooms))
+
+
+def test_what_a_model_costs_is_known_without_a_lease_where_someone_else_serves_it(tmp_path) -> None:
+    from resources.endpoints import EndpointsResource
+
+    where = tmp_path / "evals.yaml"
+    (tmp_path / "config.json").write_text("{}")
+    where.write_text(
+        "prices: {per_million_tokens: {gpt-x: {prompt: 1, completion: 2}, '*': {prompt: 3, completion: 4}}}\n"
+        "deployments: {far: {backend: hosted, base_url: 'http://a/v1', served_name: gpt-x}, own: {backend: command, argv: [x]}}\n"
+        "models: {one@a: {deployment: far}, two@a: {deployment: far, served_name: other}, three@a: {deployment: own, weights: .}}\n"
+    )
+    endpoints = EndpointsResource(config_path=str(where))
+    prices = [endpoints.price(endpoints.model(f"{name}@a")) for name in ("one", "two", "three")]
+    assert [price and price.prompt for price in prices] == [1, 3, None]
