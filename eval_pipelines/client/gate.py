@@ -15,13 +15,21 @@ import httpx
 from eval_pipelines.client import rate, slots
 from eval_pipelines.client.course import Course
 from eval_pipelines.client.failures import Backoff
+from eval_pipelines.client.interception import StopAsking
 from eval_pipelines.client.pace_state import Bounds
-from eval_pipelines.client.rate import Limiter, PerMinute, Ticket, estimate_tokens
+from eval_pipelines.client.rate import Limiter, PerMinute, Ticket, estimate_tokens, most_tokens
 from eval_pipelines.client.slots import Slots
 from eval_pipelines.client.spending import spending_of
 from eval_pipelines.client.spent import Reservation
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.records import Failure, Request
+
+_NO_LIMIT = (
+    "The deployment has a daily budget or tokens_per_minute, and nothing limits how long an answer may become: "
+    "what it may take cannot be counted. Let requests carry `max_tokens` (by `generation` of the benchmark; see that no "
+    "`drop_params`, `payload` or `renames: {max_tokens: null}` takes it away), or take the limit on tokens out. Where the "
+    "server calls it otherwise, say `renames: {max_tokens: ITS_NAME}`."
+)
 
 
 @dataclass(slots=True)
@@ -44,6 +52,8 @@ class Gate:
             url: Limiter(limit, rate.path_of(url, endpoint.key_env, endpoint.shared_folder)) for url in urls
         }
         self._spending = spending_of(endpoint)
+        self._counts_tokens = endpoint.tokens_per_minute is not None or self._spending is not None
+        self._limits_of_answers = rate.limits_of_answers(endpoint.renames)
         self._is_limited = bool(urls) or self._spending is not None
         self._slots: Slots | None = None
         self.course: Course | None = None
@@ -60,9 +70,11 @@ class Gate:
         """Wait until `request` may be sent to `url`; `over` ends what is returned.
 
         Raises:
-            StopAsking: a daily budget is used up.
+            StopAsking: a daily budget is used up, or tokens are counted and nothing limits the answer.
             ConfigError: what processes count together cannot be kept.
         """
+        if self._counts_tokens and most_tokens(request, self._limits_of_answers) is None:
+            raise StopAsking(_NO_LIMIT)
         host = _host(url)
         while True:
             await self._until_not_held(host)
@@ -124,7 +136,7 @@ class Gate:
     async def _ticket(self, url: str, request: Request, n_answers: int) -> Ticket | None:
         for address, limiter in self._limiters.items():
             if url.startswith(f"{address}/"):
-                return await limiter.take(estimate_tokens(request, n_answers))
+                return await limiter.take(estimate_tokens(request, n_answers, self._limits_of_answers))
         return None
 
     def _held_s(self, host: str) -> float:

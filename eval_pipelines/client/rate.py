@@ -6,7 +6,7 @@ leaves what it was granted as counted, and nothing else.
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ _LOOK_EVERY_S = 0.1
 _BYTES_PER_TOKEN = 3  # English has four or more; a guess that is too low would break the limit
 _MEMORY_OF_MEAN = 0.8
 _TASK = "count requests per minute"
-_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens")
+_MAX_TOKENS = ("max_tokens", "max_completion_tokens", "max_new_tokens", "max_output_tokens")
 
 
 # the rule: functions of `now`
@@ -113,13 +113,25 @@ def _leaves_at(bucket: int) -> float:
     return (bucket + 1) * _BUCKET_S + WINDOW_S
 
 
-def estimate_tokens(request: Request, n_answers: int = 1) -> int:
+def limits_of_answers(renames: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The parameters by which a server that renames some is told how long an answer may become."""
+    return tuple(dict.fromkeys((*_MAX_TOKENS, *(there for name in _MAX_TOKENS if (there := renames.get(name))))))
+
+
+def most_tokens(request: Request, limits: Sequence[str] = _MAX_TOKENS) -> int | None:
+    """How many tokens an answer may have, as the request is sent; None: it does not say."""
+    if request.is_likelihood:
+        return 1
+    given = [request.params[name] for name in limits if isinstance(request.params.get(name), int | float)]
+    return int(max(given)) if given else None
+
+
+def estimate_tokens(request: Request, n_answers: int = 1, limits: Sequence[str] = _MAX_TOKENS) -> int:
     """How many tokens a request may take, prompt and answers together, before anybody counted them."""
     texts = [request.prompt or "", request.continuation or ""]
     texts += [message.get("content") or "" for message in request.messages or ()]
-    given = [request.params[name] for name in _MAX_TOKENS if isinstance(request.params.get(name), int)]
-    answer = 1 if request.is_likelihood else max(given, default=0)
-    return sum(len(text.encode(errors="replace")) for text in texts) // _BYTES_PER_TOKEN + 1 + n_answers * int(answer)
+    prompt = sum(len(text.encode(errors="replace")) for text in texts) // _BYTES_PER_TOKEN + 1
+    return prompt + n_answers * (most_tokens(request, limits) or 0)
 
 
 # the state, shared

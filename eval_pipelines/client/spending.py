@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from eval_pipelines.client.interception import StopAsking
-from eval_pipelines.client.rate import WINDOW_S, estimate_tokens
+from eval_pipelines.client.rate import WINDOW_S, estimate_tokens, limits_of_answers
 from eval_pipelines.client.spent import (
     DAY_S,
     Amount,
@@ -54,16 +55,18 @@ class Spending:
         path: Path | None,
         *,
         patience_s: float = 300.0,
+        renames: Mapping[str, str | None] = MappingProxyType({}),
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
             path: The file in which everybody counts; None: this object counts alone.
             patience_s: Seconds to wait for what others have in flight, if nothing of it comes back.
+            renames: As of the endpoint.
         """
         self.budget, self.price, self.currency = budget, price, currency
         self._file = file_at(path) if path else None
-        self._patience_s, self._now = patience_s, now
+        self._patience_s, self._limits, self._now = patience_s, limits_of_answers(renames), now
         self._own = Spent()
         # one in the queue asks for all in this process: first come, first served, and no crowd at the lock
         self._queue = asyncio.Lock()
@@ -117,7 +120,7 @@ class Spending:
 
     def _estimate(self, request: Request, n_answers: int) -> Amount:
         prompt = estimate_tokens(request, 0)
-        answers = estimate_tokens(request, n_answers) - prompt
+        answers = estimate_tokens(request, n_answers, self._limits) - prompt
         return Amount(prompt + answers, self.price.cost(prompt, answers) if self.price else 0)
 
     def _counted(self, told: Sequence[Mapping[str, Any]]) -> Amount | None:
@@ -172,7 +175,7 @@ def spending_of(endpoint: Endpoint) -> Spending | None:
     patience_s = endpoint.request_timeout_s + 10
     if endpoint.requests_per_minute or endpoint.tokens_per_minute:
         patience_s += 2 * WINDOW_S  # what is reserved may still wait for its turn
-    return Spending(budget, endpoint.price, endpoint.currency, path, patience_s=patience_s)
+    return Spending(budget, endpoint.price, endpoint.currency, path, patience_s=patience_s, renames=endpoint.renames)
 
 
 def _in_words(key: str, budget: DailyBudget, currency: str, used: Amount, want: Amount, now: float) -> str:

@@ -191,6 +191,45 @@ def test_an_estimate_counts_prompt_and_the_longest_answer() -> None:
     assert estimate_tokens(chat) == 3
 
 
+@pytest.mark.parametrize(
+    ("params", "renames", "n_most"),
+    [
+        ({"max_tokens": 4000}, {}, 4000),
+        ({"max_output_tokens": 4000}, {}, 4000),
+        ({"max_length": 4000}, {"max_tokens": "max_length"}, 4000),
+        ({"max_length": 4000}, {}, None),
+        ({"temperature": 0}, {"max_tokens": None}, None),
+    ],
+)
+def test_the_longest_answer_is_known_by_the_name_that_the_server_has_for_it(params, renames, n_most) -> None:
+    limits = rate.limits_of_answers(renames)
+    assert rate.most_tokens(question("2+2?", **params), limits) == n_most
+    assert estimate_tokens(question("2+2?", **params), 2, limits) == 2 * (n_most or 0) + 2
+
+
+@pytest.mark.parametrize(
+    ("limit", "renames", "params", "is_sent"),
+    [
+        ({"tokens_per_minute": 100_000}, {}, {}, False),
+        ({"daily_budget": DailyBudget("a", "d", tokens=100_000)}, {}, {}, False),
+        ({"daily_budget": DailyBudget("a", "d", tokens=100_000)}, {"max_tokens": None}, {"max_tokens": 9}, False),
+        ({"daily_budget": DailyBudget("a", "d", tokens=100_000)}, {"max_tokens": "most"}, {"max_tokens": 9}, True),
+        ({"requests_per_minute": 60_000}, {}, {}, True),
+        ({}, {}, {}, True),
+    ],
+)
+async def test_an_answer_of_unknown_length_is_not_asked_where_tokens_are_counted(
+    faulty, tmp_path, limit, renames, params, is_sent
+) -> None:
+    endpoint = Endpoint(faulty.url, "mock", "hosted", offers=frozenset({"chat"}), renames=renames, **limit)
+    messages = ({"role": "user", "content": "2+2?"},)
+    request = Request(sample_id="s", subtask="s", operation="chat", messages=messages, params=params)
+    with Journal(tmp_path / "j.jsonl") as journal:
+        report = await ask([request], 1, endpoint, journal=journal, limits=Limits(), on_outcome=lambda *_: None)
+    assert (faulty.stats().get("answered", 0), report.n_answered) == (int(is_sent), int(is_sent))
+    assert ("Let requests carry `max_tokens`" in report.stopped) != is_sent
+
+
 # the count, shared
 
 

@@ -400,7 +400,7 @@ async def test_counting_costs_little(tmp_path) -> None:
     async with open_client(there) as client:
         started = time.process_time()
         for _ in range(100):
-            turn = await gate.turn(client, "http://127.0.0.1:9/v1/chat/completions", question())
+            turn = await gate.turn(client, "http://127.0.0.1:9/v1/chat/completions", question(max_tokens=2))
             gate.over(client, turn, [{"prompt_tokens": 3, "completion_tokens": 2}], None)
         each_s = (time.process_time() - started) / 100
     assert each_s < 2e-3

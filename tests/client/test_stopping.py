@@ -22,7 +22,14 @@ QUICK = Backoff(base_s=0.005, cap_s=0.01)
 
 def questions(n: int, first: str = "What is") -> list[Request]:
     return [
-        Request(sample_id=f"s/{i}", subtask="s", operation="completion", prompt=f"{first} {i} + {i}?") for i in range(n)
+        Request(
+            sample_id=f"s/{i}",
+            subtask="s",
+            operation="completion",
+            prompt=f"{first} {i} + {i}?",
+            params={"max_tokens": 5},
+        )
+        for i in range(n)
     ]
 
 

@@ -59,6 +59,7 @@ class Questions:
             operation=self.operation,
             prompt=f"What is {number} + {number}?",
             continuation=continuation,
+            params={"max_tokens": 5},
         )
 
     def samples(self) -> Iterator[Sample]:
@@ -148,7 +149,7 @@ async def test_everything_is_asked_landed_and_counted(cell) -> None:
 
 
 async def test_a_used_up_budget_fails_the_evaluation_however_few_were_not_asked(cell) -> None:
-    limit = DailyBudget("here", "mock", tokens=39 * 10 + 8)  # each question may take 8 and takes 10
+    limit = DailyBudget("here", "mock", tokens=39 * 10 + 8)  # each question may take 13 and takes 10
     asked = await cell.ask(Questions(), paying={"daily_budget": limit})
     assert (asked.evaluation.n_answered, asked.evaluation.is_within_budget) == (39, True)
     with pytest.raises(SpendingLimitError, match=r"is used up.* 1 of 40 requests were not asked\. The 39 answers"):
