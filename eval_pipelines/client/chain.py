@@ -71,17 +71,15 @@ class Chain:
         rules = self._way_out["reuses"]
         if not rules:
             return answered
-        asked = {request.digest: request for request in requests}
-        begun = unfinished()
-        return {
-            digest: asked_at
-            for digest, asked_at in answered.items()
-            if digest in asked
-            and (
-                (digest in begun and begun[digest] <= asked_at)
-                or all(may(spec, asked[digest], asked_at, now) for _, may, spec in rules)
-            )
-        }
+        begun, usable = unfinished(), dict[str, datetime]()
+        for request in requests:
+            asked_at = answered.get(digest := request.digest)
+            if asked_at is None or digest in usable:
+                continue
+            is_begun = digest in begun and begun[digest] <= asked_at
+            if is_begun or all(may(spec, request, asked_at, now) for _, may, spec in rules):
+                usable[digest] = asked_at
+        return usable
 
     def endpoint(self, endpoint: Endpoint, environment: Mapping[str, str]) -> Endpoint:
         """The endpoint with the headers that are really sent. Raises ConfigError for a variable that is not set."""

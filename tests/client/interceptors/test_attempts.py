@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import time
+import tracemalloc
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -299,6 +300,16 @@ def test_which_landed_answers_are_used_again_can_be_chosen(chain, chat, options,
     answered = {one.digest: now - timedelta(days=days) for one, days in asked}
     found = chain({"caching": options}).reusable(answered, [one for one, _ in asked], now)
     assert len(found) == n_reused
+
+
+def test_of_a_question_no_more_is_kept_than_its_digest(chain, chat) -> None:
+    now = utc_now()
+    answered = {chat(f"{i} " * 1000).digest: now for i in range(1000)}
+    tracemalloc.start()
+    found = chain({"caching": {"max_age_days": 2}}).reusable(answered, (chat(f"{i} " * 1000) for i in range(1000)), now)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (len(found), peak < 1000 * 500) == (1000, True), "a question has 3,000 characters"
 
 
 def test_without_interceptors_answers_are_not_even_looked_at(chain) -> None:
