@@ -1,7 +1,7 @@
 """How any model is asked from an asset: a benchmark's questions, or what it is to judge."""
 
 import os
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.asking_progress import AskingProgress
+from assets.partitions import ANSWERED_TAG, BUDGET_TAG
 from assets.response_metadata import of_server
+from eval_pipelines.errors import SpendingLimitError
 from eval_pipelines.keys import cell_name
 from eval_pipelines.records import Evaluation, Place, Response, utc_now
+from eval_pipelines.retries import budget_begins_at
 from resources.endpoints import EndpointsResource
 from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
     from datetime import datetime
 
     from eval_pipelines.client.chain import Chain
@@ -93,7 +96,7 @@ async def ask(
         context.log.info(_WAITS)
         endpoints.let_go()  # whoever asks the cell may need its GPUs
 
-    with AskingProgress(context, f"{model.key} {questions.name}") as progress:
+    with AskingProgress(context, f"{model.key} {questions.name}") as progress, _spending_told(context):
         asked = await ask_benchmark(
             questions,
             model,
@@ -112,7 +115,31 @@ async def ask(
             price=endpoints.price(model),
             currency=endpoints.config.prices.currency,
         )
+    # what is complete may be asked anew by the next try: only what is left over becomes less
+    if asked.report.n_answered and not asked.evaluation.is_complete:
+        _tag(context, ANSWERED_TAG, "yes")
+    if asked.report.stopped_with is SpendingLimitError:
+        _tag_budget(context, asked.report.stopped_at or utc_now())
     return asked, of_server(asked.endpoint, watched[0].summary if watched else None)
+
+
+@contextmanager
+def _spending_told(context: dg.AssetExecutionContext) -> "Iterator[None]":
+    """Tag the run also where a used-up budget did not let it ask a first request."""
+    try:
+        yield
+    except SpendingLimitError:
+        _tag_budget(context, utc_now())
+        raise
+
+
+def _tag_budget(context: dg.AssetExecutionContext, used_up_at: "datetime") -> None:
+    _tag(context, BUDGET_TAG, budget_begins_at(used_up_at).isoformat())
+
+
+def _tag(context: dg.AssetExecutionContext, name: str, value: str) -> None:
+    """For whoever tries again if the run fails."""
+    context.instance.add_run_tags(context.run.run_id, {name: value})
 
 
 def _server(endpoint: "Endpoint") -> str:

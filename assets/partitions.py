@@ -13,6 +13,9 @@ models = dg.DynamicPartitionsDefinition(name="models")
 # what a cell is made by, in this order; only a benchmark with `judge` has judgements
 STEPS = ("responses", "judgements", "scores")
 
+# on a run: a cell was answered something and is not complete; when the daily budget that ended it begins anew, as an ISO moment
+ANSWERED_TAG, BUDGET_TAG = "eval_pipelines/answered", "eval_pipelines/budget_begins_at"
+
 
 def cell_keys(config: Config, benchmarks: Iterable[str]) -> list[dg.AssetKey]:
     """The assets that make these cells. Raises UnknownNameError."""

@@ -1,13 +1,13 @@
 """Try again what failed for a reason that may pass: a lost server, a busy GPU, a daily budget."""
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import dagster as dg
 from dagster import RunRecord
 from dagster._core.storage.tags import PARTITION_NAME_TAG
 
-from assets.partitions import STEPS
+from assets.partitions import ANSWERED_TAG, BUDGET_TAG, STEPS
 from eval_pipelines.records import utc_now
 from eval_pipelines.retries import WAITS, Failed, what_to_retry
 from resources.checkpoints import CheckpointsResource
@@ -23,8 +23,9 @@ _LOOK_BACK = sum(WAITS, timedelta(days=1))
     target=dg.AssetSelection.groups(*STEPS),
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Asks the rest of a checkpoint whose run failed: after 1, 10 and 60 minutes, 6 hours and a day. A cancelled run, "
-    "or one that somebody followed by hand, is left alone.",
+    description="Asks the rest of a checkpoint whose run failed: after 1, 10 and 60 minutes, 6 hours and a day, or once a "
+    "used-up daily budget begins anew; tries that were answered something are not counted. A cancelled run, or one that "
+    "somebody followed by hand, is left alone.",
 )
 def retry_sensor(
     context: dg.SensorEvaluationContext, checkpoints: CheckpointsResource
@@ -66,15 +67,22 @@ def _as_failed(record: RunRecord) -> Failed:
         fingerprint=run.tags[FINGERPRINT_TAG],
         n_tries=int(run.tags.get(TRIES_TAG, "1")),
         ended_at=record.update_timestamp,
+        has_answers=ANSWERED_TAG in run.tags,
+        budget_begins_at=datetime.fromisoformat(begins) if (begins := run.tags.get(BUDGET_TAG)) else None,
     )
 
 
 def _again(failed: Failed, record: RunRecord) -> dg.RunRequest:
     run = record.dagster_run
-    kept = {name: value for name, value in run.tags.items() if name.startswith("eval_pipelines/")}
+    of_this_run = {ANSWERED_TAG, BUDGET_TAG}
+    kept = {
+        name: value
+        for name, value in run.tags.items()
+        if name.startswith("eval_pipelines/") and name not in of_this_run
+    }
     return dg.RunRequest(
         run_key=f"again:{failed.run_id}",
         partition_key=failed.model_key,
         asset_selection=sorted(run.asset_selection or ()),
-        tags={**kept, TRIES_TAG: str(failed.n_tries + 1)},
+        tags={**kept, TRIES_TAG: str(failed.n_tries_of_next)},
     )

@@ -177,7 +177,7 @@ class _Run:
     def _stop(self, stop: StopAsking) -> None:
         """The first reason counts."""
         if not self.report.stopped and not self._ending.is_over:
-            self.report.stopped, self.report.stopped_with = str(stop), stop.error
+            self.report.stopped, self.report.stopped_with, self.report.stopped_at = str(stop), stop.error, utc_now()
 
     def _may_be_asked_alone(self, response: Response) -> bool:
         """A reply to several left this one out."""

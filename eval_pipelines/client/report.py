@@ -4,6 +4,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from eval_pipelines.client.course import Course
@@ -19,6 +20,7 @@ class AskReport:
     Attributes:
         stopped: Why asking ended before everything was asked, in words for the reader; empty: it did not.
         stopped_with: What the evaluation fails with because of that.
+        stopped_at: When that was, in UTC.
         n_truncated: Answers that the server cut at their length limit.
         ttfts_s, inter_tokens_s: Of the answers that came as a stream: until the first token, and between tokens.
         n_denied_in_a_row: Requests that failed in a way that stops the asking, since the last answer.
@@ -45,6 +47,7 @@ class AskReport:
     first_failure: str = ""
     stopped: str = ""
     stopped_with: type[AskingStoppedError] = AskingStoppedError
+    stopped_at: datetime | None = None
     course: Course | None = None
     told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
