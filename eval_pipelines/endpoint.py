@@ -98,8 +98,8 @@ class Endpoint:
         lists_models: False where the server's list of models says nothing about this model.
         requests_per_minute: Attempts that may start in any 60 s at each address; None: no limit.
         tokens_per_minute: Tokens that these attempts may hold, prompt and answer together; None: no limit.
-        shared_folder: Where all processes of this machine count against these limits, and share `max_in_flight`; None:
-            this client is alone.
+        shared_folder: Where all processes that share a data root on this machine count against these limits, and share
+            `max_in_flight`; None: this client is alone.
         key_env: Name of the variable that holds the key. An address and a key variable share one count.
         proxy: The proxy between here and there.
         min_in_flight: Never fewer are let on the wire, however the server does; equal to `max_in_flight`: no adapting.

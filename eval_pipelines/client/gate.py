@@ -59,11 +59,12 @@ class Gate:
         self.course: Course | None = None
         """How many were in flight; None where that does not adapt."""
         bounds = Bounds(endpoint.min_in_flight, endpoint.max_in_flight)
-        if bounds.floor < bounds.ceiling:
-            self._slots = Slots(bounds, slots.path_of(endpoint.url, endpoint.key_env, endpoint.shared_folder))
-            self.course = self._slots.course
-        elif endpoint.n_per_request > 1:  # so many workers would have more in flight
-            self._slots = Slots(bounds, None)
+        path = slots.path_of(endpoint.url, endpoint.key_env, endpoint.shared_folder)
+        adapts = bounds.floor < bounds.ceiling
+        # also where nothing adapts: others share it, and with several answers to a request so many workers have more
+        if adapts or path is not None or endpoint.n_per_request > 1:
+            self._slots = Slots(bounds, path)
+            self.course = self._slots.course if adapts else None
         self._held_until: dict[str, float] = {}
 
     async def turn(self, url: str, request: Request, n_answers: int = 1, *, is_again: bool = False) -> Turn:

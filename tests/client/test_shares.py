@@ -28,7 +28,7 @@ from eval_pipelines.client.slots import Slots
 from eval_pipelines.client.transport import open_client
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import ConfigError
-from eval_pipelines.records import Request
+from eval_pipelines.records import Failure, FailureKind, Request
 from tests.client.virtual import Asker, Server, played
 
 ROOT = Path(__file__).parent.parent.parent
@@ -316,12 +316,29 @@ async def test_what_another_release_wrote_is_no_obstacle(tmp_path) -> None:
     assert shared.read()["pace"]["limit"] == 4
 
 
-async def test_with_floor_and_ceiling_the_same_nothing_is_shared_and_nothing_is_written(faulty, tmp_path) -> None:
+async def test_with_floor_and_ceiling_the_same_nothing_adapts_and_all_share_so_many(faulty, tmp_path) -> None:
     endpoint = Endpoint(faulty.url, "m", "hosted", max_in_flight=3, min_in_flight=3, shared_folder=tmp_path)
+    url, question = f"{faulty.url}/completions", questions(1)[0]
+    refused = Failure(kind=FailureKind.OVERLOADED, message="slow down", http_status=429)
+    async with open_client(endpoint) as one, open_client(endpoint) as other:
+        for _ in range(30):  # refused, and never fewer
+            gate.over(one, await gate.turn(one, url, question), (), refused)
+        turns = [await asyncio.wait_for(gate.turn(one, url, question), 1) for _ in range(3)]
+        waiting = asyncio.create_task(gate.turn(other, url, question))
+        await asyncio.wait([waiting], timeout=0.5)
+        assert not waiting.done()
+        for turn in turns:
+            gate.over(one, turn, (), None)
+        gate.over(other, await asyncio.wait_for(waiting, 2), (), None)
+        assert one.gate.course is None
+    assert in_file(tmp_path)["pace"]["limit"] == 3
+
+
+async def test_without_a_folder_with_floor_and_ceiling_the_same_nothing_is_counted(faulty) -> None:
+    endpoint = Endpoint(faulty.url, "m", "hosted", max_in_flight=3, min_in_flight=3)
     async with open_client(endpoint) as client:
         for _ in range(50):
             await gate.turn(client, f"{faulty.url}/completions", questions(1)[0])
-        assert (list(tmp_path.iterdir()), client.gate.course) == ([], None)
 
 
 async def test_a_folder_that_cannot_be_written_is_told_to_whoever_waits(tmp_path) -> None:
@@ -427,7 +444,9 @@ ASKER = textwrap.dedent("""
     from eval_pipelines.records import Request
 
     folder, name, n = Path({folder!r}), sys.argv[1], int(sys.argv[2])
-    endpoint = Endpoint({url!r}, "mock", "hosted", max_in_flight={ceiling}, request_timeout_s=10, shared_folder=folder)
+    endpoint = Endpoint(
+        {url!r}, "mock", "hosted", {ceiling}, request_timeout_s=10, min_in_flight={floor}, shared_folder=folder
+    )
     requests = (
         Request(sample_id=f"s/{{i}}", subtask="s", operation="completion", prompt=f"{{name}} {{i}}") for i in range(n)
     )
@@ -437,8 +456,8 @@ ASKER = textwrap.dedent("""
 """)
 
 
-def asker(faulty, folder: Path, name: str, n: int, ceiling: int) -> subprocess.Popen[str]:
-    script = ASKER.format(root=str(ROOT), folder=str(folder), url=faulty.url, ceiling=ceiling)
+def asker(faulty, folder: Path, name: str, n: int, ceiling: int, floor: int = 1) -> subprocess.Popen[str]:
+    script = ASKER.format(root=str(ROOT), folder=str(folder), url=faulty.url, ceiling=ceiling, floor=floor)
     return subprocess.Popen([sys.executable, "-c", script, name, str(n)], stdout=subprocess.PIPE, text=True)
 
 
@@ -450,12 +469,16 @@ def wait_until(is_so: Callable[[], bool], within_s: float = 30) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("n_processes", [2, 3])
-def test_processes_together_never_have_more_in_flight_than_the_limit(faulty, tmp_path, n_processes) -> None:
+@pytest.mark.parametrize(
+    ("n_processes", "floor", "ceiling", "n"), [(2, 1, 10, 120), (3, 1, 10, 120), (3, 1, 1, 12), (2, 8, 8, 60)]
+)
+def test_processes_together_never_have_more_in_flight_than_the_limit(
+    faulty, tmp_path, n_processes, floor, ceiling, n
+) -> None:
     faulty.set(latency_s=0.1)
-    askers = [asker(faulty, tmp_path, name, 120, ceiling=10) for name in "abc"[:n_processes]]
-    assert [one.communicate(timeout=60)[0].strip() for one in askers] == ["120"] * n_processes
-    assert faulty.stats()["most_on_wire"] == 10
+    askers = [asker(faulty, tmp_path, name, n, ceiling, floor) for name in "abc"[:n_processes]]
+    assert [one.communicate(timeout=60)[0].strip() for one in askers] == [str(n)] * n_processes
+    assert faulty.stats()["most_on_wire"] == ceiling
     assert list(tmp_path.glob("pace-*.*")) == []
 
 
