@@ -1,7 +1,7 @@
 """How any model is asked from an asset: a benchmark's questions, or what it is to judge."""
 
 import os
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from resources.endpoints import EndpointsResource
 from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
     from datetime import datetime
 
     from eval_pipelines.client.chain import Chain
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from eval_pipelines.evaluate import Asked
     from eval_pipelines.evaluation_record import Questions
     from eval_pipelines.models import Model
+    from eval_pipelines.serving.scraping import Scraper
     from eval_pipelines.stopping import EarlyStop
+    from eval_pipelines.warehouse.landing import Landing
 
 _WAITS = "another run is asking this cell, perhaps with another limit: waiting for it, then taking over its answers"
 
@@ -80,11 +82,6 @@ async def ask(
             async with watched[0]:
                 yield endpoint
 
-    def land(evaluation: Evaluation, new: "Iterable[tuple[Place, Response]]") -> None:
-        landing.land_responses(evaluation, new)
-        landing.land_server_metrics(evaluation, watched[0].records if watched else ())
-        landing.land_evaluation(evaluation)
-
     def known() -> "Mapping[str, datetime]":
         if not way.is_reusing:
             return {}
@@ -92,12 +89,8 @@ async def ask(
         unfinished = partial(landing.unfinished, model.key, cell, key)
         return chain.reusable(answered, questions.requests(), utc_now(), unfinished)
 
-    def waits() -> None:
-        context.log.info(_WAITS)
-        endpoints.let_go()  # whoever asks the cell may need its GPUs
-
-    with AskingProgress(context, f"{model.key} {questions.name}") as progress, _spending_told(context):
-        asked = await ask_benchmark(
+    with AskingProgress(context, f"{model.key} {questions.name}") as progress:
+        asking = ask_benchmark(
             questions,
             model,
             open_endpoint if way.is_asking else None,
@@ -106,40 +99,48 @@ async def ask(
             asked_by=_asked_by(context.run),
             journals=warehouse.config.data_root / "journal",
             known=known,
-            land=land,
+            land=partial(_land, landing, watched),
             interceptors=chain.attempts(_where(context, model, questions.name, key, warehouse)),
             expected_tokens=lambda wanted: landing.expected_tokens(model.key, cell, wanted),
             on_progress=progress,
-            on_wait=waits,
+            on_wait=partial(_wait, context, endpoints),
             early=way.early,
             price=endpoints.price(model),
-            currency=endpoints.config.prices.currency,
         )
-    # what is complete may be asked anew by the next try: only what is left over becomes less
-    if asked.report.n_answered and not asked.evaluation.is_complete:
-        _tag(context, ANSWERED_TAG, "yes")
-    if asked.report.stopped_with is SpendingLimitError:
-        _tag_budget(context, asked.report.stopped_at or utc_now())
+        asked = await _tagged(context, asking)
     return asked, of_server(asked.endpoint, watched[0].summary if watched else None)
 
 
-@contextmanager
-def _spending_told(context: dg.AssetExecutionContext) -> "Iterator[None]":
-    """Tag the run also where a used-up budget did not let it ask a first request."""
+def _land(
+    landing: "Landing", watched: "list[Scraper]", evaluation: Evaluation, new: "Iterable[tuple[Place, Response]]"
+) -> None:
+    landing.land_responses(evaluation, new)
+    landing.land_server_metrics(evaluation, watched[0].records if watched else ())
+    landing.land_evaluation(evaluation)
+
+
+def _wait(context: dg.AssetExecutionContext, endpoints: EndpointsResource) -> None:
+    context.log.info(_WAITS)
+    endpoints.let_go()  # whoever asks the cell may need its GPUs
+
+
+async def _tagged(context: dg.AssetExecutionContext, asking: "Awaitable[Asked]") -> "Asked":
+    """Ask, and tag the run for whoever tries again if it fails."""
+    tags: dict[str, str] = {}
     try:
-        yield
-    except SpendingLimitError:
-        _tag_budget(context, utc_now())
+        asked = await asking
+        # what is complete may be asked anew by the next try: only what is left over becomes less
+        if asked.report.n_answered and not asked.evaluation.is_complete:
+            tags[ANSWERED_TAG] = "yes"
+        if asked.report.stopped_with is SpendingLimitError:
+            tags[BUDGET_TAG] = budget_begins_at(asked.report.stopped_at or utc_now()).isoformat()
+    except SpendingLimitError:  # not even a first request was within the budget
+        tags[BUDGET_TAG] = budget_begins_at(utc_now()).isoformat()
         raise
-
-
-def _tag_budget(context: dg.AssetExecutionContext, used_up_at: "datetime") -> None:
-    _tag(context, BUDGET_TAG, budget_begins_at(used_up_at).isoformat())
-
-
-def _tag(context: dg.AssetExecutionContext, name: str, value: str) -> None:
-    """For whoever tries again if the run fails."""
-    context.instance.add_run_tags(context.run.run_id, {name: value})
+    finally:
+        if tags:
+            context.instance.add_run_tags(context.run.run_id, tags)
+    return asked
 
 
 def _server(endpoint: "Endpoint") -> str:

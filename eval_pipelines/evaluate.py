@@ -22,7 +22,7 @@ from eval_pipelines.client.turns import in_turn
 from eval_pipelines.config.prices import Price
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import FailureBudgetError
-from eval_pipelines.evaluation_record import Plan, Questions, cost_of, evaluation_id, evaluation_of
+from eval_pipelines.evaluation_record import Plan, Questions, evaluation_id, evaluation_of
 from eval_pipelines.keys import digest
 from eval_pipelines.models import Model
 from eval_pipelines.records import Evaluation, Place, Request, Response
@@ -95,8 +95,7 @@ async def ask_benchmark(
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] = lambda: None,
     early: EarlyStop | None = None,
-    price: Price | None = None,
-    currency: str = "USD",
+    price: tuple[Price | None, str] = (None, ""),
 ) -> Asked:
     """Ask what is not known yet, land it, and say how it went.
 
@@ -109,7 +108,7 @@ async def ask_benchmark(
         land: Called with the evaluation and its new outcomes, before the journal is removed; must read them all.
         expected_tokens: Completion tokens by request digest that earlier answers to these requests had.
         on_wait: Called once if another process is asking the same cell, however much of it; this one then waits for it.
-        price, currency: What tokens cost where nobody is asked now, and what a killed run was answered is landed.
+        price: What tokens cost in which currency, where nobody is asked now and a killed run's answers are landed.
         early: Ends the asking once enough is known.
 
     Raises:
@@ -134,13 +133,8 @@ async def ask_benchmark(
                     interceptors=interceptors,
                 )
         benchmark = _as_asked(benchmark, early, plan, report)
-        if endpoint is not None:
-            price, currency = endpoint.price, endpoint.currency
-        elif not plan.recovered:
-            price = None  # nobody is paid for anything
-        cost = cost_of(price, currency, report, plan)
         evaluation = evaluation_of(
-            benchmark, model, endpoint, report, plan, cost, key=key, limit=limit, run_id=run_id, asked_by=asked_by
+            benchmark, model, endpoint, report, plan, price, key=key, limit=limit, run_id=run_id, asked_by=asked_by
         )
         land(evaluation, _outcomes(benchmark, plan.earlier, journal.path, failed))
         journal.remove()

@@ -1,7 +1,7 @@
 """What is recorded of one try at an evaluation."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -101,7 +101,7 @@ def evaluation_of(
     endpoint: Endpoint | None,
     report: AskReport,
     plan: Plan,
-    cost: Mapping[str, Any],
+    price: tuple[Price | None, str],
     *,
     key: str,
     limit: int | None,
@@ -110,9 +110,7 @@ def evaluation_of(
 ) -> Evaluation:
     """The record of one try, from what was planned and what asking came to.
 
-    Args:
-        endpoint: None if nobody was asked.
-        cost: As `cost_of` has it.
+    `endpoint` is None if nobody was asked; then what was recovered cost `price`, in the currency beside it.
     """
     spec, n_requests = benchmark.spec, plan.n_requests
     n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
@@ -145,7 +143,7 @@ def evaluation_of(
         is_within_budget=n_lacking <= 0 or n_lacking / n_requests <= spec.max_failed_share,
         prompt_tokens=report.prompt_tokens,
         completion_tokens=report.completion_tokens,
-        **cost,
+        **_cost(endpoint, report, plan, price),
         wall_s=report.wall_s,
         latency_p50_s=report.percentile_s(0.50),
         latency_p95_s=report.percentile_s(0.95),
@@ -176,11 +174,12 @@ def _parameters(spec: BenchmarkSpec, model: Model, limit: int | None) -> dict[st
     return parameters
 
 
-def cost_of(price: Price | None, currency: str, report: AskReport, plan: Plan) -> dict[str, Any]:
-    """What this run's answers cost, and those recovered from one that could not tell: fields of an Evaluation.
+def _cost(endpoint: Endpoint | None, report: AskReport, plan: Plan, known: tuple[Price | None, str]) -> dict[str, Any]:
+    """What this run's answers cost, and those recovered from one that could not tell.
 
     Nothing where nobody knows a price, or where the server counted no tokens.
     """
+    price, currency = (endpoint.price, endpoint.currency) if endpoint else known if plan.recovered else (None, "")
     prompt = report.prompt_tokens + plan.prompt_tokens
     completion = report.completion_tokens + plan.completion_tokens
     cached = report.cached_prompt_tokens + plan.cached_prompt_tokens

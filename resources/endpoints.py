@@ -52,10 +52,11 @@ class EndpointsResource(ConfiguredResource):
         """What a model key points to now. Raises UnknownNameError, ModelKeyError, ConfigError."""
         return resolve(self.config, ModelKey.parse(key))
 
-    def price(self, model: Model) -> "Price | None":
-        """What tokens of a model that someone else serves cost; None where nobody says."""
-        deployment = self.config.deployment(model.deployment)
-        return None if deployment.is_started_here else deployment.prices.of(asked_for(deployment, model))
+    def price(self, model: Model) -> "tuple[Price | None, str]":
+        """What tokens of a model that someone else serves cost, and in which currency; None where nobody says."""
+        deployment, prices = self.config.deployment(model.deployment), self.config.prices
+        price = None if deployment.is_started_here else prices.of(asked_for(deployment, model))
+        return price, prices.currency
 
     @asynccontextmanager
     async def lease(

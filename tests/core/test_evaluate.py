@@ -176,8 +176,8 @@ async def test_it_costs_too_what_a_killed_run_was_answered_and_could_not_tell(ce
             journal.append(response)
             journal.append(response)  # a kill while it was moved may have doubled it
     price = Price(prompt=1, completion=2)
-    one = (await cell.ask(Questions(), paying={"price": price}, price=price)).evaluation
-    again = (await cell.ask(Questions(), "r2", paying={"price": price}, price=price)).evaluation
+    one = (await cell.ask(Questions(), paying={"price": price}, price=(price, "USD"))).evaluation
+    again = (await cell.ask(Questions(), "r2", paying={"price": price}, price=(price, "USD"))).evaluation
     assert (one.cost, one.currency, again.cost) == (cost / 1e6, "USD", None)
     assert one.completion_tokens == 5 * (40 - n_recovered), "tokens are those of its own time on the wire"
 
@@ -418,7 +418,7 @@ async def test_two_evaluations_of_one_cell_ask_nothing_twice_whatever_their_limi
 async def test_other_benchmarks_and_judges_of_other_models_do_not_wait_for_each_other(cell) -> None:
     waited: list[str] = []
     other, judging = Questions(name="more"), Questions(name="sums")
-    judging.judged_model = "one@1"  # type: ignore[assignment]
+    judging.judged_model, judging.ask_version = "one@1", "2-def"  # type: ignore[assignment]
     await asyncio.gather(
         *(
             cell.ask(one, run_id=str(i), on_wait=lambda: waited.append(""))

@@ -311,5 +311,5 @@ def test_what_a_model_costs_is_known_without_a_lease_where_someone_else_serves_i
         "models: {one@a: {deployment: far}, two@a: {deployment: far, served_name: other}, three@a: {deployment: own, weights: .}}\n"
     )
     endpoints = EndpointsResource(config_path=str(where))
-    prices = [endpoints.price(endpoints.model(f"{name}@a")) for name in ("one", "two", "three")]
+    prices = [endpoints.price(endpoints.model(f"{name}@a"))[0] for name in ("one", "two", "three")]
     assert [price and price.prompt for price in prices] == [1, 3, None]
