@@ -4,10 +4,11 @@
 -- Takes    model_a, model_b: family@revision. Without model_a: the checkpoint before b in its family, and the best one before
 --          it; without model_b: every model · margin: differences up to this are of no consequence, in the metric's unit
 -- Grain    one row per (model_a, model_b, against, benchmark)
--- Rule     paired: by the headline metric, on the questions both were graded on, latest numbers only. An infinite verdict
---          counts as none. The best one before has 20 questions and 95 % coverage at least. p_value: McNemar's exact test of
---          verdicts that are 0 or 1, Student's t of graded ones (a mean of several answers is), on clusters where questions
---          come in groups. `eval-pipelines compare` resamples graded verdicts instead, and differs in the third digit
+-- Rule     paired: by the headline metric, on the questions both were graded on, latest numbers only; not where other judges
+--          graded, nor, within a family, where answers were read through other interceptors. An infinite verdict counts as
+--          none. The best one before has 20 questions and 95 % coverage at least. p_value: McNemar's exact test of verdicts
+--          that are 0 or 1, Student's t of graded ones (a mean of several answers is), on clusters where questions come in
+--          groups. `eval-pipelines compare` resamples graded verdicts instead, and differs in the third digit
 -- Columns  model_a, model_b: what is compared; differences are b minus a · against: previous, best, or named ·
 --          family, step: of b · benchmark, metric, filter: by what · higher_is_better: the metric's direction ·
 --          n: questions both were graded on · n_clusters: groups they come in; null where they do not ·

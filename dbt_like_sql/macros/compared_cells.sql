@@ -3,8 +3,8 @@
 -- macro: compared_cells(model_a := NULL, model_b := NULL)
 -- Takes    model_a, model_b: as for compare
 -- Grain    one row per (key_a, key_b, benchmark)
--- Rule     by the headline metric, latest numbers only; not where other judges graded. The best one before has 20
---          questions and 95 % coverage at least
+-- Rule     by the headline metric, latest numbers only; not where other judges graded, nor, within a family, where answers
+--          were read through other interceptors. The best one before has 20 questions and 95 % coverage at least
 -- Columns  key_a, key_b: family@revision · against: list of previous, best, or named · benchmark: its name ·
 --          cell_a, cell_b: which grading of which evaluation each number is from · n_of_a, n_of_b: graded questions of each ·
 --          family, step: of b · metric, filter: by what · higher_is_better: the metric's direction ·
@@ -25,6 +25,7 @@ WITH board AS (
         l.ask_version,
         l.score_version,
         l.judged_by,
+        l.graded_as,
         struct_pack(
             model_key := l.model_key,
             benchmark := l.benchmark,
@@ -84,6 +85,10 @@ SELECT
     any_value(w.score_version) AS score_version
 FROM wanted AS w
 INNER JOIN board AS a ON w.key_a = a.model_key AND w.benchmark = a.benchmark AND w.metric = a.metric AND w.filter = a.filter
--- the same answers judged by another model are another exam
-WHERE a.judged_by IS NOT DISTINCT FROM w.judged_by
+WHERE
+    -- the same answers judged by another model are another exam
+    a.judged_by IS NOT DISTINCT FROM w.judged_by
+    -- what stands around a model's requests belongs to its family: between two families it may differ
+    AND (a.graded_as IS NOT DISTINCT FROM w.graded_as OR a.family <> w.family)
+    AND a.model_key <> w.model_key
 GROUP BY w.key_a, w.model_key, w.benchmark

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from eval_pipelines.analysis import names
 from eval_pipelines.analysis.answers import Row, answers_in_words
@@ -14,6 +14,8 @@ from eval_pipelines.warehouse.read import fetch
 if TYPE_CHECKING:
     import duckdb
 
+CELL: Final = ("evaluation_id", "run_id", "score_version", "metric", "filter")
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -21,9 +23,10 @@ class Pair:
 
     Attributes:
         value_a: The published number of a, over all its graded questions, in the metric's unit; None: none graded.
-        found: The paired comparison over the questions both were graded on.
+        found: The paired comparison over the questions both were graded on; of none where they do not compare.
         is_mean: Both published numbers are the means of the verdicts that are compared; of a perplexity or an F1 they
             are not.
+        why_not: Why they do not compare; empty if they do.
     """
 
     benchmark: str
@@ -36,6 +39,12 @@ class Pair:
     coverage_b: float
     found: Comparison
     is_mean: bool = True
+    why_not: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """Of b: as the comparison says, or "not comparable"."""
+        return "not comparable" if self.why_not else self.found.verdict
 
     def row(self) -> Row:
         """As plain columns."""
@@ -45,17 +54,17 @@ class Pair:
             "value_b": self.value_b, "difference": found.difference if found.n else None, "ci_low": found.ci_low,
             "ci_high": found.ci_high, "n": found.n, "n_a_only": found.n_a_only, "n_b_only": found.n_b_only,
             "p_value": found.p_value, "test": found.test, "min_detectable": found.min_detectable,
-            "margin": found.margin, "verdict": found.verdict, "coverage_a": self.coverage_a, "coverage_b": self.coverage_b,
+            "margin": found.margin, "verdict": self.verdict, "coverage_a": self.coverage_a, "coverage_b": self.coverage_b,
+            "why_not": self.why_not or None,
         }  # fmt: skip
 
 
 def rows(found: Sequence[Pair]) -> list[Row]:
-    """As plain columns, with p_holm: the p-value corrected for as many tests as there are pairs."""
-    corrected = holm([1.0 if pair.found.p_value is None else pair.found.p_value for pair in found])
-    return [
-        pair.row() | {"p_holm": None if pair.found.p_value is None else p}
-        for pair, p in zip(found, corrected, strict=True)
-    ]
+    """As plain columns, with p_holm: the p-value corrected for as many tests as there are pairs that compare."""
+    tested = [pair for pair in found if not pair.why_not]
+    corrected = holm([1.0 if pair.found.p_value is None else pair.found.p_value for pair in tested])
+    p_holm = dict(zip([pair.benchmark for pair in tested], corrected, strict=True))
+    return [pair.row() | {"p_holm": None if pair.found.p_value is None else p_holm[pair.benchmark]} for pair in found]
 
 
 def pairs(
@@ -75,29 +84,61 @@ def pairs(
         UnknownNameError: a model or benchmark that the record does not know.
     """
     _check(connection, a, b, benchmarks)
-    rows = fetch(
+    numbers: dict[str, dict[str, Row]] = {a: {}, b: {}}
+    for row in fetch(
         connection,
-        "SELECT a.benchmark, a.metric, a.filter, a.higher_is_better, a.value AS value_a, b.value AS value_b, "
-        "a.coverage AS coverage_a, b.coverage AS coverage_b, a.ask_version, "
-        "[a.evaluation_id, a.run_id, a.score_version, a.metric, a.filter] AS cell_a, "
-        "[b.evaluation_id, b.run_id, b.score_version, b.metric, b.filter] AS cell_b "
-        "FROM leaderboard AS a INNER JOIN leaderboard AS b USING (benchmark, metric, filter) "
-        "WHERE a.model_key = ? AND b.model_key = ? ORDER BY a.benchmark",
+        "FROM latest_metrics WHERE is_headline AND subtask = '' AND model_key IN (?, ?) ORDER BY benchmark",
         [a, b],
-    )
+    ):
+        numbers[row["model_key"]][row["benchmark"]] = row
     wanted = set(benchmarks)
-    found = []
-    for row in rows:
-        cells, version = [row.pop(name) for name in ("cell_a", "cell_b")], row.pop("ask_version")
-        if wanted and row["benchmark"] not in wanted:
-            continue
-        of_a, of_b = (verdicts(connection, cell) for cell in cells)
-        groups = clusters(connection, row["benchmark"], version)
-        compared = compare(of_a, of_b, clusters=groups, margin=margin, higher_is_better=row["higher_is_better"])
-        numbers = ((row["value_a"], of_a), (row["value_b"], of_b))
-        is_mean = all(value is None or is_mean_of(value, one.values()) for value, one in numbers)
-        found.append(Pair(**row, found=compared, is_mean=is_mean))
-    return found
+    return [
+        _pair(connection, of_a, numbers[b][benchmark], margin)
+        for benchmark, of_a in numbers[a].items()
+        if benchmark in numbers[b] and (not wanted or benchmark in wanted)
+    ]
+
+
+def _pair(connection: "duckdb.DuckDBPyConnection", a: Row, b: Row, margin: float | None) -> Pair:
+    told: dict[str, Any] = {name: a[name] for name in ("benchmark", "metric", "filter", "higher_is_better")}
+    for side, row in (("a", a), ("b", b)):
+        told |= {f"{name}_{side}": row[name] for name in ("value", "coverage")}
+    if reason := why_not(a, b):
+        return Pair(**told, found=compare({}, {}, margin=margin), why_not=reason)
+    of_a, of_b = (verdicts(connection, [row[name] for name in CELL]) for row in (a, b))
+    found = compare(
+        of_a,
+        of_b,
+        clusters=clusters(connection, a["benchmark"], a["ask_version"]),
+        margin=margin,
+        higher_is_better=a["higher_is_better"],
+    )
+    numbers = ((a["value"], of_a), (b["value"], of_b))
+    is_mean = all(value is None or is_mean_of(value, one.values()) for value, one in numbers)
+    return Pair(**told, found=found, is_mean=is_mean)
+
+
+def why_not(a: Row, b: Row) -> str:
+    """Why two numbers of one version of a benchmark do not compare, and what would help; empty if they do.
+
+    Args:
+        a, b: Rows of latest_metrics: model_key, family, benchmark, metric, filter, judged_by, graded_as.
+    """
+    differing = []
+    if (a["metric"], a["filter"]) != (b["metric"], b["filter"]):
+        differing.append(f"one is {a['metric']},{a['filter']} and the other {b['metric']},{b['filter']}")
+    if a["judged_by"] != b["judged_by"]:
+        differing.append(
+            f"one was judged by {a['judged_by'] or 'no model'} and the other by {b['judged_by'] or 'no model'}"
+        )
+    # what stands around a model's requests belongs to its family: between two families it may differ
+    if a["family"] == b["family"] and a["graded_as"] != b["graded_as"]:
+        differing.append(
+            f"one was read through {a['graded_as'] or 'nothing'} and the other through {b['graded_as'] or 'nothing'}"
+        )
+    if not differing:
+        return ""
+    return f"{'; '.join(differing)}. Materialize scores/{a['benchmark']} for the one that is outdated"
 
 
 def verdicts(connection: "duckdb.DuckDBPyConnection", cell: list[str]) -> dict[str, float]:

@@ -4,14 +4,12 @@ from typing import TYPE_CHECKING
 
 from eval_pipelines.analysis import names
 from eval_pipelines.analysis.answers import Row
-from eval_pipelines.analysis.comparison import clusters, verdicts
+from eval_pipelines.analysis.comparison import CELL, clusters, verdicts, why_not
 from eval_pipelines.scoring.paired import compare
 from eval_pipelines.warehouse.read import fetch
 
 if TYPE_CHECKING:
     import duckdb
-
-_CELL = ("evaluation_id", "run_id", "score_version", "metric", "filter")
 
 
 def course(
@@ -22,7 +20,7 @@ def course(
     Columns: model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked,
     coverage, higher_is_better, evaluated_at, recorded_at; and against the checkpoint before, on the same questions:
     change, change_low, change_high (in the metric's unit, 95 %), p_value, verdict (`better`, `worse`, `inconclusive`);
-    null where there is none before.
+    null where there is none before, or where why_not says that the two do not compare, and why.
 
     Args:
         n_compared: Compare only so many of the last checkpoints, because each takes the verdicts on all questions.
@@ -35,26 +33,31 @@ def course(
     rows = fetch(
         connection,
         "SELECT model_key, revision, step, metric, filter, value, ci_low, ci_high, bound_low, bound_high, n, n_asked, "
-        "coverage, higher_is_better, evaluated_at, recorded_at, evaluation_id, run_id, score_version, ask_version "
-        "FROM leaderboard INNER JOIN (SELECT model_key, place FROM stg_checkpoints) USING (model_key) "
-        "WHERE family = ? AND benchmark = ? ORDER BY place",
+        "coverage, higher_is_better, evaluated_at, recorded_at, evaluation_id, run_id, score_version, ask_version, "
+        "family, benchmark, judged_by, graded_as "
+        "FROM latest_metrics INNER JOIN (SELECT model_key, place FROM stg_checkpoints) USING (model_key) "
+        "WHERE is_headline AND subtask = '' AND family = ? AND benchmark = ? ORDER BY place",
         [family, benchmark],
     )
     before: dict[str, float] = {}
-    # the leaderboard holds one version of the benchmark
+    last: Row = {}
+    # latest_metrics holds one version of the benchmark
     groups = clusters(connection, benchmark, rows[0]["ask_version"]) if rows else {}
     first = 0 if n_compared is None else max(0, len(rows) - n_compared - 1)
     for i, row in enumerate(rows):
+        row |= dict.fromkeys(("change", "change_low", "change_high", "p_value", "verdict", "why_not"))
         if i < first:
-            row |= dict.fromkeys(("change", "change_low", "change_high", "p_value", "verdict"))
             continue
-        now = verdicts(connection, [row[name] for name in _CELL])
-        found = compare(before, now, clusters=groups, higher_is_better=row["higher_is_better"])
+        now = verdicts(connection, [row[name] for name in CELL])
+        row["why_not"] = (why_not(last, row) or None) if before else None
+        shared = {} if row["why_not"] else before
+        found = compare(shared, now, clusters=groups, higher_is_better=row["higher_is_better"])
         row["change"] = found.difference if found.n else None
         row["change_low"], row["change_high"], row["p_value"] = found.ci_low, found.ci_high, found.p_value
         row["verdict"] = found.verdict if found.n else None
         # what nothing was graded of is no checkpoint to compare with
-        before = now or before
+        if now:
+            before, last = now, row
     return rows
 
 

@@ -1,13 +1,15 @@
 """The published numbers as a person reads them: with n, coverage, intervals, and which differences are real."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from eval_pipelines.analysis.comparison import CELL, clusters, verdicts, why_not
 from eval_pipelines.scoring.paired import Comparison, compare
-from eval_pipelines.warehouse.read import query
+from eval_pipelines.warehouse.read import fetch, open_published, query
 
 Row = dict[str, Any]
 
@@ -21,10 +23,13 @@ class Contrast:
     model_b: str
     comparison: Comparison
     higher_is_better: bool = True
+    why_not: str = ""
 
     def in_words(self) -> str:
         """One line: who is ahead, by how much, and whether that is more than chance."""
         found = self.comparison
+        if self.why_not:
+            return f"{self.benchmark}: {self.model_a} and {self.model_b} do not compare: {self.why_not}"
         if found.p_value is None:
             return f"{self.benchmark}: {self.model_a} and {self.model_b} agree on all {found.n} questions"
         if not found.difference:
@@ -56,33 +61,23 @@ def rows(data_root: Path, *, benchmarks: Iterable[str] | None = None, models: It
 def contrasts(data_root: Path, board: list[Row]) -> list[Contrast]:
     """Every pair of models on every benchmark of a leaderboard, tested on their shared questions."""
     found: list[Contrast] = []
-    for benchmark in sorted({row["benchmark"] for row in board}):
-        entries = [row for row in board if row["benchmark"] == benchmark]
-        verdicts = {row["model_key"]: _verdicts(data_root, row) for row in entries}
-        groups = _clusters(data_root, entries[0])
-        for a, b in combinations(entries, 2):
-            pair = compare(verdicts[a["model_key"]], verdicts[b["model_key"]], clusters=groups)
-            found.append(Contrast(benchmark, a["model_key"], b["model_key"], pair, a["higher_is_better"]))
+    with closing(open_published(data_root)) as connection:
+        numbers = {
+            (row["benchmark"], row["model_key"]): row
+            for row in fetch(connection, "FROM latest_metrics WHERE is_headline AND subtask = ''")
+        }
+        for benchmark in sorted({row["benchmark"] for row in board}):
+            entries = [numbers[benchmark, row["model_key"]] for row in board if row["benchmark"] == benchmark]
+            graded = {row["model_key"]: verdicts(connection, [row[name] for name in CELL]) for row in entries}
+            groups = clusters(connection, benchmark, entries[0]["ask_version"])
+            for a, b in combinations(entries, 2):
+                reason = why_not(a, b)
+                of_a, of_b = ({}, {}) if reason else (graded[a["model_key"]], graded[b["model_key"]])
+                pair = compare(of_a, of_b, clusters=groups)
+                found.append(
+                    Contrast(benchmark, a["model_key"], b["model_key"], pair, a["higher_is_better"], why_not=reason)
+                )
     return found
-
-
-def _verdicts(data_root: Path, row: Row) -> dict[str, float]:
-    scores = query(
-        data_root,
-        "SELECT sample_id, value FROM stg_scores WHERE evaluation_id = ? AND run_id = ? AND score_version = ? "
-        "AND metric = ? AND filter = ? AND value IS NOT NULL",
-        [row[name] for name in ("evaluation_id", "run_id", "score_version", "metric", "filter")],
-    )
-    return {score["sample_id"]: score["value"] for score in scores}
-
-
-def _clusters(data_root: Path, row: Row) -> dict[str, str]:
-    samples = query(
-        data_root,
-        "SELECT sample_id, cluster FROM stg_samples WHERE benchmark = ? AND ask_version = ? AND cluster IS NOT NULL",
-        [row["benchmark"], row["ask_version"]],
-    )
-    return {sample["sample_id"]: sample["cluster"] for sample in samples}
 
 
 def score_in_words(row: Row) -> str:

@@ -158,6 +158,7 @@ def compare(
         flips = [
             flip
             for pair in found
+            if not pair.why_not
             for flip in comparison.flips(connection, model_a, model_b, pair.benchmark, limit=n_flips or 0)
         ]
     if output.is_for_people:
@@ -173,6 +174,10 @@ def compare(
                 f"A and B of {', '.join(others)} are not the means of verdicts on questions: B - A, p and what B is are of "
                 "these verdicts"
             )
+    if output.is_for_people:
+        for pair in found:
+            if pair.why_not:
+                note(f"{pair.benchmark}: not comparable: {pair.why_not}.")
     if n_flips is not None:
         if output.is_for_people:
             click.echo("")
@@ -258,6 +263,9 @@ def history(path: Path, family: str, benchmark: str, is_every: bool, output: Out
     ])  # fmt: skip
     if output.is_for_people and not is_every:
         note("\nChange: against the checkpoint before, on the same questions; marked where p < 0.05.")
+        for row in rows:
+            if row["why_not"]:
+                note(f"{row['revision']} does not compare with the one before: {row['why_not']}.")
 
 
 def sparkline(values: list[float | None]) -> str:

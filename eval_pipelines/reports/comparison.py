@@ -19,7 +19,13 @@ TITLE: Final = "Comparison"
 # pages nobody asked for: the newest checkpoint of this many families against the one before it
 _N_FAMILIES: Final = 12
 _NAME, _PLOT, _TOLD, _LINE = 150, 330, 150, 30
-_WORDS: Final = {"better": "▲ better", "worse": "▼ worse", "equivalent": "equivalent", "inconclusive": "inconclusive"}
+_WORDS: Final = {
+    "better": "▲ better",
+    "worse": "▼ worse",
+    "equivalent": "equivalent",
+    "inconclusive": "inconclusive",
+    "not comparable": "not comparable",
+}
 
 
 def make(connection: "duckdb.DuckDBPyConnection", options: Options) -> Iterator[Page]:
@@ -40,6 +46,7 @@ def make(connection: "duckdb.DuckDBPyConnection", options: Options) -> Iterator[
             flips = {
                 pair.benchmark: comparison.flips(connection, a, b, pair.benchmark, limit=options.limit)
                 for pair in pairs
+                if not pair.why_not
             }
             yield _page(a, b, pairs, flips)
 
@@ -69,8 +76,9 @@ def _worth_comparing(connection: "duckdb.DuckDBPyConnection", options: Options) 
 
 
 def _page(a: str, b: str, pairs: Sequence[Pair], flips: dict[str, list[Row]]) -> Page:
-    told = [_sentence(pair) for pair in pairs if pair.found.verdict in ("better", "worse")]
-    undecided = [pair.benchmark for pair in pairs if pair.found.verdict == "inconclusive"]
+    told = [_sentence(pair) for pair in pairs if pair.verdict in ("better", "worse")]
+    told += [f"{pair.benchmark}: A and B do not compare: {pair.why_not}." for pair in pairs if pair.why_not]
+    undecided = [pair.benchmark for pair in pairs if pair.verdict == "inconclusive"]
     if undecided:
         told.append(f"No difference is seen on {', '.join(undecided)}.")
     picture = _forest(pairs, a, b) if pairs else None
@@ -82,7 +90,7 @@ def _page(a: str, b: str, pairs: Sequence[Pair], flips: dict[str, list[Row]]) ->
             findings(told, none="They have no benchmark in common: nothing can be compared."),
             *([Markup("<figure class='scroll'>{}</figure>").format(picture.svg())] if picture else []),
             _numbers(pairs) if pairs else Markup(""),
-            *(_flips(pair, flips[pair.benchmark]) for pair in pairs),
+            *(_flips(pair, flips.get(pair.benchmark, [])) for pair in pairs),
         ]),
         findings=tuple(told),
         preview=picture,
@@ -102,11 +110,11 @@ def _numbers(pairs: Sequence[Pair]) -> Markup:
     rows = [
         (
             pair.benchmark, f"{metric(pair.row())}{'' if pair.higher_is_better else ' (lower is better)'}",
-            number(pair.value_a), number(pair.value_b), number(pair.found.difference, is_signed=True),
+            number(pair.value_a), number(pair.value_b), number(pair.row()["difference"], is_signed=True),
             between(pair.found.ci_low, pair.found.ci_high, is_signed=True), f"{pair.found.n:,}",
             f"{pair.found.n_a_only:,}", f"{pair.found.n_b_only:,}",
             "" if pair.found.p_value is None else f"{pair.found.p_value:.2g}",
-            number(pair.found.min_detectable), _WORDS[pair.found.verdict],
+            number(pair.found.min_detectable), _WORDS[pair.verdict],
         )
         for pair in pairs
     ]  # fmt: skip

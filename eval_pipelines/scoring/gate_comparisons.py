@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eval_pipelines.scoring import estimates
 from eval_pipelines.scoring.estimates import Estimate, Floats
 from eval_pipelines.scoring.gate_records import Evidence, Number
 from eval_pipelines.scoring.paired import estimate_mean, groups_of, is_binary, paired_difference
@@ -107,14 +106,7 @@ class Pairs:
 
     def contrast(self, weight: float) -> Estimate | None:
         """Model minus `weight` times baseline; None where nothing is known of the error."""
-        if weight == 1:
-            return paired_difference(self.of_baseline, self.of_model, self.groups)
-        values = self.of_model - weight * self.of_baseline
-        if self.groups:
-            return estimates.clustered(values, self.groups)
-        if is_binary(self.of_baseline) and is_binary(self.of_model):
-            return estimates.adjusted_wald(values, low=-max(weight, 0.0), high=1 - min(weight, 0.0))
-        return estimates.bootstrap(values)
+        return paired_difference(self.of_baseline, self.of_model, self.groups, weight=weight)
 
     @property
     def remark(self) -> str:

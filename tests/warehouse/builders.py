@@ -134,6 +134,7 @@ def grade(
     minute: float | None = None,
     metrics: Iterable[Metric] | None = None,
     judged_by: str | None = None,
+    graded_as: str | None = None,
 ) -> Path:
     """Land one grading of an evaluation; `minute` is when, one minute after the asking unless said."""
     graded = [value for value in values if value is not None]
@@ -146,4 +147,5 @@ def grade(
         run_id=score_run,
         recorded_at=what.recorded_at + timedelta(minutes=1) if minute is None else at(minute),
         judged_by=judged_by,
+        graded_as=graded_as,
     )

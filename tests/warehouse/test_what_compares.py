@@ -7,16 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from eval_pipelines.analysis import comparison, history
+from eval_pipelines.analysis import comparison, history, leaderboard
 from eval_pipelines.analysis.gating import judge_model
 from eval_pipelines.config import Gate
+from eval_pipelines.reports import comparison as comparison_report
+from eval_pipelines.reports._page import Options
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import open_published, query
 
-from .builders import at, evaluation, land, metric
+from .builders import at, evaluation, grade, land, metric
 
 pytestmark = pytest.mark.slow
 
+OTHER = "other@step-1"
 ONE, TWO, THREE = "tiny@step-1", "tiny@step-2", "tiny@step-3"
 N = 60
 
@@ -29,7 +32,8 @@ def with_infinite(tmp_path: Path) -> Path:
         values = [factor * one for one in perplexities]
         if model != ONE:
             values[5] = math.inf
-        number = metric(17.0, n=N, n_asked=N, higher_is_better=False)
+        finite = [one for one in values if math.isfinite(one)]
+        number = metric(math.fsum(finite) / len(finite), n=len(finite), n_asked=N, higher_is_better=False)
         land(tmp_path, evaluation(model, recorded_at=at(minute), n_samples=N), values, metrics=[number], pairs=())
     assert publish(tmp_path).failing == ()
     return tmp_path
@@ -45,6 +49,9 @@ def test_an_infinite_verdict_is_left_out_of_every_comparison(with_infinite: Path
         course = history.course(connection, "tiny", "gsm8k")
     assert (pair.found.n, pair.found.verdict) == (N - 1, "better")
     assert [row["verdict"] for row in course] == [None, "better", "better"]
+    assert [one.comparison.n for one in leaderboard.contrasts(with_infinite, leaderboard.rows(with_infinite))] == [
+        N - 1
+    ] * 3
 
 
 @pytest.mark.parametrize(
@@ -58,3 +65,68 @@ def test_a_gate_counts_an_infinite_verdict_as_ungraded(
         verdict = judge_model(connection, "release", gate, THREE).verdict
     assert verdict.decision == decision
     assert ("only 59 of 60 questions were graded" in str(verdict.benchmarks)) == (decision == "INCONCLUSIVE")
+
+
+@pytest.fixture(params=["graded_as", "judged_by"])
+def differing(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """Three checkpoints and a model of another family; the second and the other one were graded in another way."""
+    for minute, (model, is_other) in enumerate(((ONE, False), (TWO, True), (THREE, False), (OTHER, True))):
+        tried = evaluation(model, recorded_at=at(minute), n_samples=N)
+        values = [float(is_other)] * N
+        land(tmp_path, tried, values, pairs=(), score_run="first", minute=minute + 0.1)
+        if is_other:
+            how = {request.param: '[{"reasoning": 1}]'}
+            grade(tmp_path, tried, values, score_run="second", minute=minute + 0.2, **how)
+    assert publish(tmp_path).failing == ()
+    return tmp_path, request.param
+
+
+def test_what_was_graded_in_another_way_is_not_compared_within_a_family(differing: tuple[Path, str]) -> None:
+    root, part = differing
+    assert query(root, "FROM comparisons WHERE against = 'previous'") == []
+    assert [row["part"] for row in query(
+        root, f"FROM why_not_comparable('{ONE}/gsm8k', '{TWO}/gsm8k') WHERE verdict = 'forbids'"
+    )] == [part]  # fmt: skip
+    with closing(open_published(root)) as connection:
+        [pair] = comparison.pairs(connection, ONE, TWO)
+        [alike] = comparison.pairs(connection, ONE, THREE)
+        course = history.course(connection, "tiny", "gsm8k")
+    told = 'nothing and the other through [{"reasoning": 1}]' if part == "graded_as" else "by no model and the other by"
+    assert (pair.verdict, pair.found.n, told in pair.why_not) == ("not comparable", 0, True)
+    assert "Materialize scores/gsm8k" in pair.why_not
+    assert (
+        comparison.rows([pair, alike])[0] | {"verdict": "not comparable", "p_holm": None} == comparison.rows([pair])[0]
+    )
+    assert (alike.verdict, alike.found.n, alike.why_not) == ("inconclusive", N, "")
+    assert [(row["verdict"], row["change"], bool(row["why_not"])) for row in course] == [
+        (None, None, False), (None, None, True), (None, None, True),
+    ]  # fmt: skip
+
+
+def test_a_report_says_why_two_models_do_not_compare(differing: tuple[Path, str]) -> None:
+    with closing(open_published(differing[0])) as connection:
+        [page] = comparison_report.make(connection, Options(models=(ONE, TWO)))
+    [told] = page.findings
+    assert told.startswith("gsm8k: A and B do not compare: one was ")
+    assert page.body.count("not comparable") >= 1
+
+
+def test_what_stands_around_requests_may_differ_between_families_and_judges_may_not(
+    differing: tuple[Path, str],
+) -> None:
+    root, part = differing
+    is_compared = part == "graded_as"
+    assert len(query(root, f"FROM compare('{ONE}', '{OTHER}')")) == is_compared
+    forbids = f"FROM why_not_comparable('{ONE}/gsm8k', '{OTHER}/gsm8k') WHERE verdict = 'forbids'"
+    assert (query(root, forbids) == []) == is_compared
+    with closing(open_published(root)) as connection:
+        [pair] = comparison.pairs(connection, ONE, OTHER)
+    assert (pair.verdict == "better") == is_compared
+    words = [one.in_words() for one in leaderboard.contrasts(root, leaderboard.rows(root))]
+    assert sum("do not compare" in one for one in words) == (2 if is_compared else 4)
+
+
+def test_no_model_is_compared_with_itself(differing: tuple[Path, str]) -> None:
+    rows = query(differing[0], f"FROM compare(model_a := '{ONE}')")
+    assert ONE not in {row["model_b"] for row in rows}
+    assert THREE in {row["model_b"] for row in rows}
