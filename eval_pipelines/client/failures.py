@@ -129,9 +129,12 @@ def failure(kind: FailureKind, message: str, *, status: int | None = None) -> Fa
 def without(failed: Failure, secrets: Iterable[str]) -> Failure:
     """The failure with these very texts taken out of its message: a key need not look like one."""
     message = failed.message
-    for secret in sorted(secrets, key=len, reverse=True):
-        # the message may have been cut within it
-        for n_chars in range(len(secret), min(len(secret), _LEAST_OF_SECRET) - 1, -1):
+    longest_first = sorted(secrets, key=len, reverse=True)
+    for secret in longest_first:
+        message = message.replace(secret, "***")
+    # and what is left of one that was cut
+    for secret in longest_first:
+        for n_chars in range(len(secret) - 1, _LEAST_OF_SECRET - 1, -1):
             if secret[:_LEAST_OF_SECRET] not in message:
                 break
             message = message.replace(secret[:n_chars], "***")
