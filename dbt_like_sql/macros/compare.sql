@@ -12,7 +12,10 @@
 -- Columns  model_a, model_b: what is compared; differences are b minus a · against: previous, best, or named ·
 --          family, step: of b · benchmark, metric, filter: by what · higher_is_better: the metric's direction ·
 --          n: questions both were graded on · n_clusters: groups they come in; null where they do not ·
---          n_only_in_a, n_only_in_b: graded in one only, and left out · mean_a, mean_b: on the shared ones, in the metric's unit ·
+--          n_only_in_a, n_only_in_b: graded in one only, and left out · mean_a, mean_b: of verdicts, on the shared ones ·
+--          value_a, value_b: the numbers that are quoted, each over all of its own questions ·
+--          is_mean: they are means of verdicts; false of a perplexity, an F1 or an average of groups, where mean_a and mean_b
+--          are still those of single questions ·
 --          difference: mean_b - mean_a · ci_low, ci_high: its 95 % interval · ci_method: adjusted_wald, t or clustered ·
 --          n_a_only, n_b_only: questions on which a, or b, has the higher verdict · p_value: two-sided; null when none tells
 --          them apart · test: mcnemar, t or clustered_t · min_detectable: smallest true difference that 80 % of such
@@ -38,6 +41,12 @@ verdicts AS (
     -- of two named models, theirs alone are read
     -- an infinite verdict, such as a perplexity beyond all numbers, is none
     WHERE isfinite(value) AND (model_a IS NULL OR model_b IS NULL OR model_key IN (model_a, model_b))
+),
+
+own AS (
+    SELECT model_key, benchmark, avg(value) AS mean
+    FROM verdicts
+    GROUP BY model_key, benchmark
 ),
 
 groups AS (
@@ -307,6 +316,11 @@ SELECT
     p.n_of_b - d.n::BIGINT AS n_only_in_b,
     d.mean_a,
     d.mean_b,
+    p.value_a,
+    p.value_b,
+    -- 1e-9: sums of floats
+    abs(a.mean - p.value_a) <= 1e-9 * greatest(1, abs(p.value_a))
+    AND abs(b.mean - p.value_b) <= 1e-9 * greatest(1, abs(p.value_b)) AS is_mean,
     d.difference,
     -- cut at what the difference of two shares can be
     CASE
@@ -339,4 +353,6 @@ SELECT
     p.score_version
 FROM detectable AS d
 INNER JOIN pairs AS p USING (key_a, key_b, benchmark)
+INNER JOIN own AS a ON d.key_a = a.model_key AND d.benchmark = a.benchmark
+INNER JOIN own AS b ON d.key_b = b.model_key AND d.benchmark = b.benchmark
 ORDER BY p.family, p.step, d.key_b, d.benchmark, against

@@ -7,6 +7,7 @@
 --          were read through other interceptors. The best one before has 20 questions and 95 % coverage at least
 -- Columns  key_a, key_b: family@revision · against: list of previous, best, or named · benchmark: its name ·
 --          cell_a, cell_b: which grading of which evaluation each number is from · n_of_a, n_of_b: graded questions of each ·
+--          value_a, value_b: the numbers that are quoted ·
 --          family, step: of b · metric, filter: by what · higher_is_better: the metric's direction ·
 --          ask_version, score_version: of the benchmark
 -- Reader   compare and stg_compared_cells; no verdict is read for it
@@ -76,6 +77,8 @@ SELECT
     any_value(w.cell) AS cell_b,
     any_value(a.n) AS n_of_a,
     any_value(w.n) AS n_of_b,
+    any_value(a.value) AS value_a,
+    any_value(w.value) AS value_b,
     any_value(w.family) AS family,
     any_value(w.step) AS step,
     any_value(w.metric) AS metric,

@@ -6,7 +6,10 @@
 -- Columns  model_b: the checkpoint · model_a: its baseline; differences are b minus a · against: previous or best ·
 --          family, step: of the checkpoint · benchmark, metric, filter: by what · higher_is_better: the metric's direction ·
 --          n: questions both were graded on · n_clusters: groups they come in; null where they do not ·
---          n_only_in_a, n_only_in_b: graded in one only, and left out · mean_a, mean_b: on the shared ones, in the metric's unit ·
+--          n_only_in_a, n_only_in_b: graded in one only, and left out · mean_a, mean_b: of verdicts, on the shared ones ·
+--          value_a, value_b: the numbers that are quoted, each over all of its own questions ·
+--          is_mean: they are means of verdicts; false of a perplexity, an F1 or an average of groups, where mean_a and mean_b
+--          are still those of single questions ·
 --          difference: mean_b - mean_a · ci_low, ci_high: its 95 % interval · ci_method: adjusted_wald, t or clustered ·
 --          n_a_only, n_b_only: questions on which a, or b, has the higher verdict · p_value: two-sided; null when none tells
 --          them apart · test: mcnemar, t or clustered_t · min_detectable: smallest true difference that 80 % of such

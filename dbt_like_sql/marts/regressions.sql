@@ -3,9 +3,10 @@
 -- Grain    one row per (model_b, benchmark, against)
 -- Rule     rows of comparisons that are worse and stay so (5 %) after the correction of Benjamini and Hochberg over the
 --          benchmarks of the checkpoint: of what is listed, 5 % is expected to be chance. Holm's correction is stricter:
---          the chance of listing anything by mistake is 5 %
+--          the chance of listing anything by mistake is 5 %. Where the number that is quoted is no mean of verdicts (a
+--          perplexity, an F1), it must be worse, too
 -- Columns  model_b: the checkpoint · model_a: its baseline · against: previous or best · family, step: of the checkpoint ·
---          benchmark, metric, filter: by what · n: questions both were graded on · mean_a, mean_b: in the metric's unit ·
+--          benchmark, metric, filter: by what · n: questions both were graded on · mean_a, mean_b: of verdicts ·
 --          difference: mean_b - mean_a · ci_low, ci_high: its 95 % interval, not corrected · n_a_only, n_b_only: questions
 --          on which a, or b, has the higher verdict · n_tests: benchmarks compared · p_value: of this test alone ·
 --          p_benjamini_hochberg, p_holm: corrected for n_tests · is_certain: p_holm is below 0.05 too
@@ -53,4 +54,7 @@ SELECT
     p_holm,
     p_holm < 0.05 AS is_certain
 FROM corrected
-WHERE verdict = 'worse' AND p_benjamini_hochberg < 0.05
+WHERE
+    verdict = 'worse'
+    AND p_benjamini_hochberg < 0.05
+    AND (is_mean OR CASE WHEN higher_is_better THEN value_b < value_a ELSE value_b > value_a END)

@@ -15,7 +15,7 @@ from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
 
-from .builders import at, evaluation, land
+from .builders import at, evaluation, land, metric
 
 pytestmark = pytest.mark.slow
 
@@ -168,6 +168,26 @@ def test_any_two_models_and_a_margin(world: tuple[Path, dict[tuple[str, str], di
         ("tiny@step-100", "best"),
         ("tiny@step-100", "previous"),
     ]
+
+
+def test_a_number_that_is_no_mean_of_verdicts_is_a_regression_only_where_it_is_worse_itself(tmp_path: Path) -> None:
+    verdicts = {"tiny@step-1": [1.0] * 60, "tiny@step-2": [0.0] * 20 + [1.0] * 40}
+    quoted = {"f1_up": (0.5, 0.6), "f1_down": (0.6, 0.5), "mean": (1.0, 40 / 60)}
+    for minute, (model, values) in enumerate(verdicts.items()):
+        for benchmark, numbers in quoted.items():
+            what = evaluation(model, benchmark, recorded_at=at(minute), n_samples=60)
+            land(tmp_path, what, values, pairs=(), metrics=[metric(numbers[minute], n=60, n_asked=60)])
+    publish(tmp_path)
+    told = (
+        "SELECT benchmark, is_mean, value_a, value_b, verdict FROM comparisons WHERE against = 'previous' ORDER BY ALL"
+    )
+    assert [tuple(row.values()) for row in query(tmp_path, told)] == [
+        ("f1_down", False, 0.6, 0.5, "worse"),
+        ("f1_up", False, 0.5, 0.6, "worse"),
+        ("mean", True, 1.0, 40 / 60, "worse"),
+    ]
+    found = query(tmp_path, "SELECT benchmark FROM regressions WHERE against = 'previous' ORDER BY ALL")
+    assert [row["benchmark"] for row in found] == ["f1_down", "mean"]
 
 
 def test_regressions_are_corrected_for_the_number_of_benchmarks(tmp_path: Path) -> None:
