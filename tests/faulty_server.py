@@ -192,8 +192,6 @@ async def answer(request: Request, body: dict[str, Any]) -> Response:
             COUNTS["faults"] += 1
             if fault["kind"] == "stall":
                 await pause(request, 3600)
-            if fault["kind"] == "reset":
-                request.scope["reset"]()
             return faulty(fault)
         began = ON_WIRE[-1]
         await pause(request, SETTINGS["latency_s"])
@@ -342,20 +340,6 @@ ROUTES = [
 ]
 
 
-class Resettable:
-    """Lets a route cut its connection with a TCP reset, which no response class can."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        def reset() -> None:
-            raise ConnectionAbortedError("reset on command")
-
-        scope["reset"] = reset
-        await self.app(scope, receive, send)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
@@ -371,7 +355,7 @@ def main() -> None:
     SETTINGS.update(json.loads(json.dumps(DEFAULTS)))
     print(f"http://127.0.0.1:{listener.getsockname()[1]}", flush=True)
     config = uvicorn.Config(
-        Resettable(Starlette(routes=ROUTES)),
+        Starlette(routes=ROUTES),
         log_level="critical",
         access_log=False,
         backlog=4096,
