@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from eval_pipelines.analysis.comparison import clusters, verdicts
-from eval_pipelines.config import RELATIVE_BASELINES, BenchmarkPolicy, Gate
+from eval_pipelines.config import BenchmarkPolicy, Gate
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.scoring.gate_records import Evidence, Lacking, Number
 from eval_pipelines.warehouse.read import fetch
@@ -151,8 +151,8 @@ class Board:
         told = [[one.identity() if isinstance(one, Cell) else one.reason for one in pair] for pair in chosen.values()]
         return digest([self.gate.model_dump(mode="json"), told], n_bytes=8)
 
-    def load(self, found: Cell | Lacking) -> Evidence | Lacking:
-        """The verdicts behind a number."""
+    def load(self, found: Cell | Lacking, beside: Cell | Lacking) -> Evidence | Lacking:
+        """The verdicts behind a number that stands beside another."""
         if isinstance(found, Lacking):
             return found
         row = found.row
@@ -168,7 +168,7 @@ class Board:
             metric=row["metric"],
             filter=row["filter"],
             higher_is_better=row["higher_is_better"],
-            versions=found.versions(of_one_family=self.gate.baseline in RELATIVE_BASELINES),
+            versions=found.versions(of_one_family=isinstance(beside, Cell) and beside.row["family"] == row["family"]),
             n_asked=row["n_asked"],
             verdicts=by_question,
             clusters=clusters(self._connection, row["benchmark"], row["ask_version"]),

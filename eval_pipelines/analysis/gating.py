@@ -87,8 +87,8 @@ def judge_model(
         gate = replace_baseline(gate, baseline)
     board = Board(connection, gate)
     chosen = board.chosen(model_key)
-    of_model = {one: board.load(pair[0]) for one, pair in chosen.items()}
-    of_baseline = {one: board.load(pair[1]) for one, pair in chosen.items()}
+    of_model = {one: board.load(*pair) for one, pair in chosen.items()}
+    of_baseline = {one: board.load(*reversed(pair)) for one, pair in chosen.items()}
     return Judged(judge(name, gate, model_key, of_model, of_baseline), gate, board.evidence(chosen))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from eval_pipelines.config.deployments import Deployment, Machine
-from eval_pipelines.config.gates import RELATIVE_BASELINES, BenchmarkPolicy, Gate
+from eval_pipelines.config.gates import BenchmarkPolicy, Gate
 from eval_pipelines.config.interceptors import InterceptorEntry, report_mistaken_chains
 from eval_pipelines.config.judges import JudgeRules, JudgeSpec
 from eval_pipelines.config.prices import Prices
@@ -26,7 +26,6 @@ from eval_pipelines.config.store import ConfiguredStore
 from eval_pipelines.errors import ConfigError, UnknownNameError
 
 __all__ = [
-    "RELATIVE_BASELINES",
     "BenchmarkPolicy",
     "BenchmarkSpec",
     "Config",

@@ -16,7 +16,7 @@ from eval_pipelines.scoring.gate_records import BenchmarkVerdict
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import open_published
-from tests.warehouse.builders import at, evaluation, land, metric, samples
+from tests.warehouse.builders import at, evaluation, grade, land, metric, samples
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -124,3 +124,21 @@ def test_of_several_filters_the_headlines_is_meant_else_one_has_to_be_named(tmp_
         assert found.filter == "strict"
     else:
         assert found.filter == headline
+
+
+@pytest.mark.parametrize(("baseline", "status"), [("previous", "lacking"), (OLD, "lacking"), ("huge@1", "within")])
+def test_within_a_family_answers_must_be_read_through_the_same_however_the_baseline_is_named(
+    tmp_path: Path, baseline: str, status: str
+) -> None:
+    values = [1.0] * 150
+    for minute, (model, graded_as) in enumerate([(OLD, None), ("huge@1", None), (NEW, '["reasoning"]')]):
+        what = evaluation(model, "bench", recorded_at=at(minute), n_samples=150)
+        Landing(tmp_path).land_samples("bench", what.ask_version, samples(150))
+        Landing(tmp_path).land_evaluation(what)
+        grade(tmp_path, what, values, graded_as=graded_as)
+    publish(tmp_path)
+    gate = Gate.model_validate({"baseline": baseline, "benchmarks": {"bench": {"max_drop": 0.1}}})
+    with closing(open_published(tmp_path)) as connection:
+        found = judge_model(connection, "g", gate, NEW).verdict.benchmarks[0]
+    assert found.status == status, found.reasons
+    assert ("read through" in " ".join(found.reasons)) == (status == "lacking")
