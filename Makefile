@@ -139,8 +139,7 @@ ui: bootstrap
 
 test: bootstrap $(DUCKDB15)/.installed system servers lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
-	env PYTHONPATH=$(DUCKDB15) $(BIN)/python -m pytest -m "not slow" -n 2 tests/warehouse
-	env PYTHONPATH=$(DUCKDB15) $(BIN)/python -m pytest -m slow tests/warehouse/test_stores.py -k "ducklake or catalogue"
+	env PYTHONPATH=$(DUCKDB15) $(BIN)/python -m pytest -n 2 --dist loadfile tests/warehouse
 	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=40
 
 unit: bootstrap lint

@@ -13,6 +13,8 @@ from eval_pipelines.warehouse.read import query
 
 from .builders import answer, at, evaluation, grade, land, metric, requests
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO, THREE = "tiny@step-100", "tiny@step-200", "tiny@step-400"
 
 

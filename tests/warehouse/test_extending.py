@@ -17,6 +17,8 @@ from eval_pipelines.warehouse.read import open_published, query
 
 from .builders import answer, at, evaluation, grade, land, requests
 
+pytestmark = pytest.mark.slow
+
 MODELS = load()
 
 
@@ -63,7 +65,6 @@ def land_something(root: Path, rng: random.Random, minute: int) -> None:
         grade(root, what, anew, score_run="again", score_version="s1", minute=minute + 0.5, judged_by=judge)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", [5, 7])
 def test_what_was_extended_again_and_again_equals_what_is_built_anew(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)

@@ -16,6 +16,8 @@ from eval_pipelines.warehouse.read import open_published
 
 from .builders import answer, at, evaluation, failure, grade, land, requests
 
+pytestmark = pytest.mark.slow
+
 ONE, TWO = "tiny@step-100", "tiny@step-200"
 
 
@@ -25,7 +27,6 @@ def ask(root: Path, sql: str) -> list[tuple[Any, ...]]:
         return connection.execute(sql).fetchall()
 
 
-@pytest.mark.slow
 def test_the_leaderboard_of_a_moment_is_the_one_that_was_published_then(tmp_path: Path) -> None:
     states: list[tuple[str, list[tuple[Any, ...]]]] = []
 

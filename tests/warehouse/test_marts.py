@@ -3,11 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
 
 from .builders import at, evaluation, grade, land, metric, samples
+
+pytestmark = pytest.mark.slow
 
 ONE, TWO = "tiny@step-100", "tiny@step-200"
 

@@ -20,6 +20,8 @@ from eval_pipelines.warehouse.read import Reader, open_published, query
 
 from .builders import NOON, answer, at, evaluation, failure, grade, land, metric, requests, scores
 
+pytestmark = pytest.mark.slow
+
 OLD_DUCKDB = Path(__file__).parents[2] / ".cache" / "duckdb-1.5"
 TABLES = ("evaluations", "metrics", "scores", "samples", "latest_metrics", "metric_history", "leaderboard", "grid")
 
@@ -51,7 +53,6 @@ def test_what_was_landed_is_on_the_leaderboard(tmp_path: Path) -> None:
     assert meta == {"generation": report.generation, "published_at": NOON, "n_metrics": 2}
 
 
-@pytest.mark.slow
 def test_extending_gives_the_same_tables_as_building_anew(tmp_path: Path) -> None:
     land(tmp_path, evaluation())
     first = publish(tmp_path)
@@ -200,7 +201,6 @@ def test_reading_before_anything_is_published_says_what_to_run(tmp_path: Path) -
         open_published(tmp_path)
 
 
-@pytest.mark.slow
 def test_a_process_with_an_old_connection_open_still_sees_the_newest_state(tmp_path: Path) -> None:
     land(tmp_path, evaluation())
     publish(tmp_path)
@@ -245,7 +245,6 @@ def test_a_data_root_with_a_quote_and_wildcards_in_its_name_works(tmp_path: Path
 @pytest.mark.skipif(
     not OLD_DUCKDB.exists(), reason=f"no duckdb 1.5 in {OLD_DUCKDB}: pip install --target it to compare"
 )
-@pytest.mark.slow
 def test_duckdb_1_5_reads_what_we_publish_and_publishes_what_we_read(tmp_path: Path) -> None:
     script = """
 import sys, duckdb

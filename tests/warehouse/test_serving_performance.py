@@ -15,6 +15,8 @@ from eval_pipelines.warehouse.read import query
 
 from .builders import NOON, evaluation, land
 
+pytestmark = pytest.mark.slow
+
 # the mart's name of a figure → the summary's
 FIGURES = {
     "n_running_mean": "n_running_mean",
