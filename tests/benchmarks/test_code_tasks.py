@@ -20,6 +20,8 @@ from eval_pipelines.scoring.bubblewrap import Limits
 from eval_pipelines.scoring.pass_at_k import pass_at_k
 from tests.benchmarks.conftest import spec_of
 
+pytestmark = pytest.mark.slow
+
 needs_sandbox = pytest.mark.skipif(
     shutil.which("bwrap") is None, reason="no bubblewrap here: `make system` installs it"
 )
@@ -42,7 +44,6 @@ def graded(
 
 @needs_sandbox
 @needs_rows
-@pytest.mark.slow
 def test_canonical_solutions_of_humaneval_pass_and_changed_ones_do_not(index: Path, say: Say) -> None:
     benchmark = load("humaneval", spec_of(task="humaneval"), limit=None, cache=index)
     scores, metrics = graded(benchmark, say, lambda _, gold: gold)
@@ -55,7 +56,6 @@ def test_canonical_solutions_of_humaneval_pass_and_changed_ones_do_not(index: Pa
 
 @needs_sandbox
 @needs_rows
-@pytest.mark.slow
 def test_canonical_solutions_pass_as_answers_of_a_chat(index: Path, say: Say) -> None:
     # 38: its tests use a helper of the prompt
     spec = spec_of(task="humaneval_instruct", protocol="chat")

@@ -13,6 +13,8 @@ from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError, DataError, ScoringError, UnsupportedError
 from eval_pipelines.records import FailureKind, Metric
 
+pytestmark = pytest.mark.slow
+
 LUCE = {
     "hellaswag": {"splits": {"validation": "fixtures/hellaswag/cases.jsonl"},
                   "columns": {"ctx_a": "{{ctx}}", "ctx_b": "", "label": "{{expected_index}}"}},

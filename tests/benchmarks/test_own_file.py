@@ -13,6 +13,8 @@ from eval_pipelines.benchmarks.own_file import read_own
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError, DataError, ScoringError
 
+pytestmark = pytest.mark.slow
+
 ROWS = [
     {"country": "France", "capital": "Paris", "wrong": "Lyon"},
     {"country": "Italy", "capital": "Rome", "wrong": "Milan"},

@@ -14,6 +14,8 @@ from eval_pipelines.benchmarks.validation import Finding, validate
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 Rows = list[dict[str, Any]]
 ROWS: Rows = [
     {"id": "f", "question": "Capital of France?", "answer": "Paris", "options": ["Lyon", "Paris"]},

@@ -28,6 +28,8 @@ from eval_pipelines.endpoint import DailyBudget, Endpoint, Replica
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.records import Request
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 SLOT_BYTES = 4096
 
@@ -370,7 +372,6 @@ def arrivals(faulty) -> list[tuple[float, int]]:
     return [(at, 1) for at in httpx.get(f"{faulty.root}/arrivals").json()]
 
 
-@pytest.mark.slow
 def test_two_processes_together_keep_to_one_limit(faulty, tmp_path) -> None:
     """In windows of 3 s, so that several fit into a test. The server counts."""
     askers = [asker(faulty, tmp_path, name, 90, window_s=3.0, requests=60) for name in "ab"]
@@ -383,7 +384,6 @@ def test_two_processes_together_keep_to_one_limit(faulty, tmp_path) -> None:
     assert most_in_a_window(seen, 0.5)[0] <= 16
 
 
-@pytest.mark.slow
 def test_what_a_killed_process_was_granted_stays_counted(faulty, tmp_path) -> None:
     dice = random.Random(7)
     for i in range(6):
@@ -442,7 +442,6 @@ async def test_another_server_is_asked_meanwhile(faulty) -> None:
         await asyncio.wait_for(gate.turn(client, "http://127.0.0.1:9/v1/completions", question()), 0.2)
 
 
-@pytest.mark.slow
 async def test_a_first_request_waits_as_long_as_the_server_asks(faulty) -> None:
     faulty.set(faults_of_canaries=True, faults=[{"kind": "429", "retry_after": 0.7, "first": 1}])
     endpoint = Endpoint(faulty.url, "mock", "hosted")
@@ -452,7 +451,6 @@ async def test_a_first_request_waits_as_long_as_the_server_asks(faulty) -> None:
     assert second - first >= 0.7
 
 
-@pytest.mark.slow
 async def test_one_refusal_holds_back_everybody_and_not_one_request_only(faulty, tmp_path) -> None:
     faulty.set(latency_s=0.05, faults=[{"kind": "429", "match": "refused", "retry_after": 1, "first": 1}])
     requests = [question("refused"), *(question(f"{i}+{i}?") for i in range(12))]

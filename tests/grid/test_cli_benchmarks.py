@@ -10,6 +10,8 @@ from click.testing import CliRunner, Result
 from eval_pipelines.benchmarks.task_index import lm_eval_index
 from eval_pipelines.cli import main
 
+pytestmark = pytest.mark.slow
+
 EVALS = """# a comment that stays
 deployments:
   local: {backend: hosted, base_url: "http://127.0.0.1:1/v1"}

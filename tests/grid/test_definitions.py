@@ -14,6 +14,8 @@ from dbt_like_sql import load as load_sql
 from eval_pipelines.definitions import build, resources_of
 from resources.warehouse import WarehouseResource
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 SERVER = ROOT / "tests" / "faulty_server.py"
 HEAVY = ("lm_eval", "datasets", "transformers", "torch", "openvino", "openvino_genai", "scipy", "pandas", "pyarrow")
@@ -39,12 +41,10 @@ def loads() -> list[tuple[float, list[str]]]:
     return [tuple(json.loads(one.stdout)) for one in done]
 
 
-@pytest.mark.slow
 def test_loading_the_definitions_takes_less_than_two_seconds_of_cpu_beyond_dagster(loads) -> None:
     assert min(seconds for seconds, _ in loads) < 2.0
 
 
-@pytest.mark.slow
 def test_loading_the_definitions_imports_no_benchmark_server_or_table_library(loads) -> None:
     assert [name for name in loads[0][1] if name in HEAVY] == []
 
@@ -92,7 +92,6 @@ def test_a_bumped_benchmark_marks_its_own_cells_only(project) -> None:
     assert {key for key in after if after[key] != before[key]} == {"samples/gsm8k", "responses/gsm8k", "scores/gsm8k"}
 
 
-@pytest.mark.slow
 def test_dagster_accepts_the_workspace_file(tmp_path) -> None:
     command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"]
     env = {"PATH": "/usr/bin:/bin", "DAGSTER_HOME": str(tmp_path), "HOME": str(tmp_path)}
@@ -100,7 +99,6 @@ def test_dagster_accepts_the_workspace_file(tmp_path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
 def test_one_run_of_all_benchmarks_starts_the_server_once_and_asks_each_cell(project) -> None:
     starts = project.folder / "starts"
     script = project.folder / "server.sh"

@@ -29,6 +29,8 @@ from sensors.models import declared_models_sensor
 from sensors.publish import publish_sensor
 from tests.grid.watched import Watched, drop, gguf, make_old, safetensors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[Watched]:
