@@ -84,18 +84,19 @@ def test_where_nothing_is_graded_nobody_says_how_far_its_numbers_reach(scored_by
 
 
 @pytest.mark.parametrize(
-    ("above", "right"), [("import beside\n", "beside.same"), ("from beside import same as right\n", "right")]
+    ("above", "right"),
+    [("import next_to_it\n", "next_to_it.same"), ("from next_to_it import same as right\n", "right")],
 )
 def test_a_module_beside_it_is_imported_as_it_is_now(scored_by, say, tmp_path, above, right) -> None:
     found = []
     for word in ("lower", "upper"):
         (tmp_path / "words.py").write_text(f"def plain(text):\n    return text.{word}()\n")
-        (tmp_path / "beside.py").write_text("import words\ndef same(a, b):\n    return words.plain(a) == b\n")
+        (tmp_path / "next_to_it.py").write_text("import words\ndef same(a, b):\n    return words.plain(a) == b\n")
         benchmark = scored_by(f"return {right}(answer, sample['capital'].lower())", above)
         found.append((benchmark.score_version, graded(benchmark, say, "Paris", "ROME")[1]["score"].value))
     assert [value for _, value in found] == [1, 0]
     assert found[0][0] != found[1][0]
-    assert not {"beside", "words"} & {*sys.modules}
+    assert not {"next_to_it", "words"} & {*sys.modules}
     assert str(tmp_path) not in sys.path
 
 
