@@ -182,9 +182,9 @@ def _where(deployment: Deployment) -> str:
     return digest([deployment.backend, deployment.options, image], n_bytes=8)
 
 
-def asked_for(deployment: Deployment, model: Model) -> str:
-    """The name that is really sent to an address that someone else runs."""
-    return model.served_name or getattr(deployment.spec, "served_name", None) or str(model.key)
+def asked_for(spec: object, model: Model) -> str:
+    """The name that is really sent to an address that someone else runs, by the options of its deployment."""
+    return model.served_name or getattr(spec, "served_name", None) or str(model.key)
 
 
 def _left_out(deployment: Deployment) -> list[str]:
@@ -202,7 +202,7 @@ def _declared(config: Config, key: ModelKey, entry: ModelEntry) -> Model:
             config.deployment(deployment),
             Model(key, deployment, "", None, entry.served_name, entry.interceptors),
         )
-        mark = hosted_fingerprint(_where(one), asked_for(one, model), key.revision, left_out=_left_out(one))
+        mark = hosted_fingerprint(_where(one), asked_for(one.spec, model), key.revision, left_out=_left_out(one))
         return replace(model, fingerprint=mark)
     mark = fingerprint(entry.weights, cache=fingerprint_cache(config))
     return Model(key, deployment, mark, entry.weights, interceptors=entry.interceptors)

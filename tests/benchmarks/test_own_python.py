@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -98,6 +99,18 @@ def test_a_module_beside_it_is_imported_as_it_is_now(scored_by, say, tmp_path, a
     assert found[0][0] != found[1][0]
     assert not {"next_to_it", "words"} & {*sys.modules}
     assert str(tmp_path) not in sys.path
+
+
+def test_a_module_beside_it_is_not_that_of_another_folder_which_was_loaded_before(
+    scored_by, say, tmp_path, monkeypatch
+) -> None:
+    other = ModuleType("next_to_it")
+    other.__file__ = "/elsewhere/next_to_it.py"
+    monkeypatch.setitem(sys.modules, "next_to_it", other)
+    (tmp_path / "next_to_it.py").write_text("def same(a, b):\n    return a.lower() == b\n")
+    benchmark = scored_by("return next_to_it.same(answer, sample['capital'].lower())", "import next_to_it\n")
+    assert graded(benchmark, say, "Paris", "ROME")[1]["score"].value == 1
+    assert sys.modules["next_to_it"] is other
 
 
 def test_what_is_called_as_a_library_is_does_not_take_its_place(scored_by, say, tmp_path) -> None:
