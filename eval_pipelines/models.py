@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from eval_pipelines.checkpoint_files import is_temporary
 from eval_pipelines.checkpoints import Scan, fingerprint, hosted_fingerprint, scan
 from eval_pipelines.config import Config, Deployment, InterceptorEntry, ModelEntry, WatchedRoot
+from eval_pipelines.config.deployments import asked_for
 from eval_pipelines.errors import ConfigError, ModelKeyError, UnknownNameError
 from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.layouts import conversion, in_words, layout
@@ -182,11 +183,6 @@ def _where(deployment: Deployment) -> str:
     return digest([deployment.backend, deployment.options, image], n_bytes=8)
 
 
-def asked_for(spec: object, model: Model) -> str:
-    """The name that is really sent to an address that someone else runs, by the options of its deployment."""
-    return model.served_name or getattr(spec, "served_name", None) or str(model.key)
-
-
 def _left_out(deployment: Deployment) -> list[str]:
     """Parameters that `renames` keeps from being sent: without them the same request asks for something else."""
     renames: Mapping[str, str | None] = getattr(deployment.spec, "renames", {})
@@ -198,11 +194,9 @@ def _declared(config: Config, key: ModelKey, entry: ModelEntry) -> Model:
         raise ConfigError(f"models.{key}.weights in {config.path}: there is nothing at {entry.weights}")
     deployment = route(config, key, entry.deployment, entry.weights)
     if entry.weights is None:
-        one, model = (
-            config.deployment(deployment),
-            Model(key, deployment, "", None, entry.served_name, entry.interceptors),
-        )
-        mark = hosted_fingerprint(_where(one), asked_for(one.spec, model), key.revision, left_out=_left_out(one))
-        return replace(model, fingerprint=mark)
+        one = config.deployment(deployment)
+        name = asked_for(one, entry.served_name, key)
+        mark = hosted_fingerprint(_where(one), name, key.revision, left_out=_left_out(one))
+        return Model(key, deployment, mark, None, entry.served_name, entry.interceptors)
     mark = fingerprint(entry.weights, cache=fingerprint_cache(config))
     return Model(key, deployment, mark, entry.weights, interceptors=entry.interceptors)

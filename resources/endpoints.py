@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from pydantic import PrivateAttr
 
+from eval_pipelines.config.deployments import asked_for
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import ServingError
 from eval_pipelines.keys import ModelKey
-from eval_pipelines.models import Model, asked_for, resolve
+from eval_pipelines.models import Model, resolve
 from resources.config import ConfiguredResource
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class EndpointsResource(ConfiguredResource):
     def price(self, model: Model) -> "tuple[Price | None, str]":
         """What tokens of a model that someone else serves cost, and in which currency; None where nobody says."""
         deployment, prices = self.config.deployment(model.deployment), self.config.prices
-        price = None if deployment.is_started_here else prices.of(asked_for(deployment, model))
+        price = None if deployment.is_started_here else prices.of(asked_for(deployment, model.served_name, model.key))
         return price, prices.currency
 
     @asynccontextmanager

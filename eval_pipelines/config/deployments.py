@@ -5,7 +5,7 @@ import re
 import tempfile
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import AfterValidator, BaseModel, Field, SerializeAsAny, field_validator, model_validator
 
@@ -26,6 +26,23 @@ def _literal(value: str) -> str:
 
 
 _WEEK_S = 7 * 86_400.0
+
+
+class MayName(Protocol):
+    """A deployment, or its options: what may say how an address calls its model."""
+
+    @property
+    def served_name(self) -> str | None: ...
+
+
+def asked_for(there: MayName, served_name: str | None, key: object) -> str:
+    """The name that is really sent to an address that someone else runs.
+
+    Args:
+        served_name: As the model's entry says; None: it does not.
+        key: The model's; sent where neither says.
+    """
+    return served_name or there.served_name or str(key)
 
 
 class Machine(SpecRecord):
@@ -129,6 +146,12 @@ class Deployment(DeploymentFields):
             prices=prices or Prices(),
             **dict(head),
         )
+
+    @property
+    def served_name(self) -> str | None:
+        """What its options say the address calls the model; None: they do not say, as of a server we start."""
+        named: str | None = getattr(self.spec, "served_name", None)
+        return named
 
     @property
     def asking(self) -> dict[str, Any]:

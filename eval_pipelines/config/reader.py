@@ -7,7 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from eval_pipelines import plugins
-from eval_pipelines.config.deployments import Deployment, DeploymentFields, Machine
+from eval_pipelines.config.deployments import Deployment, DeploymentFields, Machine, asked_for
 from eval_pipelines.config.gates import Gate, read_gate
 from eval_pipelines.config.interceptors import without_mistakes
 from eval_pipelines.config.prices import Prices
@@ -116,7 +116,7 @@ class Reader:
                 serve = "serves from files, so it needs" if len(deployments) == 1 else "serve from files, so they need"
                 self.source.report(loc, f"`weights` is missing: {names} {serve} a folder or file")
             for one in deployments:
-                self._check_price(loc, one, entry.served_name or getattr(one.spec, "served_name", None) or key)
+                self._check_price(loc, one, asked_for(one, entry.served_name, key))
             found[key] = entry.model_copy(update={"weights": self._absolute(entry.weights)})
         return found
 

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from eval_pipelines.client.headers import sendable, without_secrets
-from eval_pipelines.models import asked_for
+from eval_pipelines.config.deployments import asked_for
 from eval_pipelines.serving.backends import Binding, Model
 
 READS: frozenset[str] = frozenset()
@@ -206,7 +206,7 @@ class Spec(BaseModel):
 def bind(spec: Spec, model: Model) -> Binding:
     """The addresses, as declared, with what is known of their provider."""
     known, given = _provider(spec), spec.model_fields_set
-    served_name = asked_for(spec, model)
+    served_name = asked_for(spec, model.served_name, model.key)
     urls = spec.base_urls or (spec.base_url or "",)
     if spec.api_version:
         urls = tuple(url if "/deployments/" in url else f"{url}/deployments/{quote(served_name, '')}" for url in urls)
