@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from eval_pipelines.stopping import EarlyStop
     from eval_pipelines.warehouse.landing import Landing
 
-_WAITS = "another run is asking this cell, perhaps with another limit: waiting for it, then taking over its answers"
+_WAITS = "another run is asking this model some of these questions: waiting for it, then taking over its answers"
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,10 +104,10 @@ async def ask_benchmark(
             None: nobody is asked, what is not known stays so.
         limit: Samples per subtask that the benchmark was loaded with; None for all.
         known: When each earlier answer of this model version was asked for, by request digest. Called once nobody
-            else asks this cell.
+            else asks what this one does.
         land: Called with the evaluation and its new outcomes, before the journal is removed; must read them all.
         expected_tokens: Completion tokens by request digest that earlier answers to these requests had.
-        on_wait: Called once if another process is asking the same cell, however much of it; this one then waits for it.
+        on_wait: Called once if another process is asking some of the same questions; this one then waits for it.
         price: What tokens cost in which currency, where nobody is asked now and a killed run's answers are landed.
         early: Ends the asking once enough is known.
 
@@ -115,9 +115,9 @@ async def ask_benchmark(
         WarehouseError: the disk is full. Every answer so far is in the journal.
     """
     journal, others = journal_of(journals, model, key := evaluation_id(model, benchmark, limit))
-    cell = [str(model.key), model.fingerprint, benchmark.name, benchmark.judged_model]
-    async with in_turn(journal, cell, on_wait):
-        plan = _plan(benchmark, known, journal, others)
+    wanted = {request.digest for request in benchmark.requests()}
+    async with in_turn(journal, _version(model), wanted, on_wait):
+        plan = _plan(benchmark, wanted, known, journal, others)
         n_missing, failed = len(plan.missing), dict[str, tuple[Place, Response]]()
         report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
         if _lacks_answers(early, plan, benchmark, journal, open_endpoint) and open_endpoint is not None:
@@ -195,12 +195,23 @@ def _keep(
 
 def journal_of(journals: Path, model: Model, key: str) -> tuple[Journal, Callable[[], list[Path]]]:
     """The journal of an evaluation, and how to find the others that hold answers of this model version."""
-    version = digest([str(model.key), model.fingerprint], n_bytes=6)
+    version = _version(model)
     path, by_id_alone = journals / f"{version}-{key}.jsonl", journals / f"{key}.jsonl"  # as earlier releases named it
     return Journal(path), lambda: [by_id_alone, *sorted({*journals.glob(f"{version}-*.jsonl")} - {path})]
 
 
-def _take_over(benchmark: Questions, known: Container[str], journal: Journal, left_behind: Sequence[Journal]) -> None:
+def _version(model: Model) -> str:
+    """What names a model version in the journals' folder."""
+    return digest([str(model.key), model.fingerprint], n_bytes=6)
+
+
+def _take_over(
+    benchmark: Questions,
+    wanted: Container[str],
+    known: Container[str],
+    journal: Journal,
+    left_behind: Sequence[Journal],
+) -> None:
     """Move what killed runs were answered into this journal, as far as it is wanted here: the rest stays.
 
     Their evaluations have other names: `repeats`, `limit` or the questions were changed since.
@@ -208,7 +219,6 @@ def _take_over(benchmark: Questions, known: Container[str], journal: Journal, le
     if not left_behind:
         return
     needs_greedy = "top_logprobs" in benchmark.needs
-    asked = {request.digest for request in benchmark.requests()}
     held = {response.request_digest for _, response in _usable(benchmark, journal.path)}
 
     def wants(response: Response) -> bool | None:
@@ -221,20 +231,22 @@ def _take_over(benchmark: Questions, known: Container[str], journal: Journal, le
         return True
 
     for one in left_behind:
-        one.move(journal, asked.__contains__, wants)
+        one.move(journal, wanted.__contains__, wants)
 
 
-def _plan(benchmark: Questions, known: Known, journal: Journal, others: Callable[[], list[Path]]) -> Plan:
+def _plan(
+    benchmark: Questions, wanted: set[str], known: Known, journal: Journal, others: Callable[[], list[Path]]
+) -> Plan:
     # held before `known` looks: nobody lands them meanwhile
     with unheld(others()) as left_behind:
         answered = known()
-        _take_over(benchmark, answered, journal, left_behind)
-    plan, left_over = Plan(), {response.request_digest for _, response in _usable(benchmark, journal.path)}
-    for request in benchmark.requests():
-        d = request.digest
-        (plan.earlier if d in answered else plan.recovered if d in left_over else plan.missing).add(d)
+        _take_over(benchmark, wanted, answered, journal, left_behind)
+    plan = Plan(missing=wanted, n_requests=len(wanted))
+    plan.earlier = {d for d in wanted if d in answered}
+    wanted -= plan.earlier
+    plan.recovered = wanted & {response.request_digest for _, response in _usable(benchmark, journal.path)}
+    wanted -= plan.recovered
     plan.since = min((answered[d] for d in plan.earlier), default=plan.since)
-    plan.n_requests = len(plan.earlier) + len(plan.recovered) + len(plan.missing)
     uncounted = plan.recovered.copy()
     for _, response in _usable(benchmark, journal.path) if uncounted else ():
         if response.request_digest in uncounted:

@@ -73,7 +73,7 @@ class Journal:
                 if os.fstat(fd).st_nlink:  # a removed one is landed: there is nothing to keep
                     os.fsync(fd)
             except OSError as error:
-                raise _not_written(self.path, error) from error
+                raise not_written(self.path, error) from error
             finally:
                 os.close(fd)
 
@@ -96,7 +96,7 @@ class Journal:
                 self._synced_at = time.monotonic()
         except OSError as error:
             os.ftruncate(self._fd, self._end)
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
         self._end += len(line)  # nobody else writes: asking the file each time costs as much as the write
 
     def answers(self) -> dict[str, Response]:
@@ -141,7 +141,7 @@ class Journal:
                 aside.replace(self.path)
         except OSError as error:
             aside.unlink(missing_ok=True)  # nobody else's: it is only ever written by who holds this journal
-            raise _not_written(self.path, error) from error
+            raise not_written(self.path, error) from error
 
     def sync(self) -> None:
         """See that what is written outlives a power loss. Raises OSError."""
@@ -203,14 +203,14 @@ def entries(path: Path) -> Iterator[tuple[Place | None, Response]]:
 
 def _not_opened(path: Path, error: OSError) -> WarehouseError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return _not_written(path, error)
+        return not_written(path, error)
     return WarehouseError(
         f"cannot open the journal {path}: {error.strerror}. Its folder must be one that this user may write to, and the "
         f"file this user's own: if somebody else's run left it, materialize as that user, or change its owner."
     )
 
 
-def _not_written(path: Path, error: OSError) -> WarehouseError:
+def not_written(path: Path, error: OSError) -> WarehouseError:
     return WarehouseError(
         f"could not write {path}: {error.strerror}; {_free(path)}. Free some space (or point data_root elsewhere) and "
         f"materialize again: every answer up to here is kept and not asked again."

@@ -1,42 +1,97 @@
-"""One process at a time asks a model version a benchmark: evaluations with another `limit` want the same answers."""
+"""No two processes ask a model version the same question at once, whatever benchmark, limit or repeats it stands in.
+
+Who wants to ask stands in line, with a file that it holds to its end: the digests of its requests. It waits for those
+before it that want one of its own, and for nobody else: no two ever wait for each other.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-from eval_pipelines.client.journal import Journal
-from eval_pipelines.keys import digest
+from eval_pipelines.client.journal import Journal, not_written
+from eval_pipelines.client.shared_file import claim, is_claimed
 
 _LOOK_EVERY_S = 0.2
+_LINE_UP_EVERY_S = 0.01  # whoever stands in line does so in milliseconds
 
 
 @asynccontextmanager
-async def in_turn(journal: Journal, cell: list[str | None], on_wait: Callable[[], None]) -> AsyncIterator[None]:
-    """Hold a cell, and then a journal of it, once nobody else does. Both are let go when the process dies.
+async def in_turn(
+    journal: Journal, version: str, digests: AbstractSet[str], on_wait: Callable[[], None]
+) -> AsyncIterator[None]:
+    """Hold questions, and then a journal, once nobody else does. Both are let go when the process dies.
 
     Args:
-        cell: Who is asked what: the same for evaluations that want the same answers.
-        on_wait: Called once if somebody else holds one of them.
+        version: Of the model that is asked; safe in a file's name.
+        digests: Of all requests that may be asked.
+        on_wait: Called once if somebody else holds the journal or one of the questions.
+
+    Raises:
+        WarehouseError: the disk is full, or the journals' folder not this user's.
     """
-    turn = Journal(cell_path(journal.path.parent, cell))  # nothing is written to it
     told = False
+
+    async def wait() -> None:
+        nonlocal told
+        if not told:
+            on_wait()
+            told = True
+        await asyncio.sleep(_LOOK_EVERY_S)
+
     with ExitStack() as held:
-        for one in (turn, journal):
-            while True:
-                try:
-                    held.enter_context(one)
-                    break
-                except BlockingIOError:
-                    if not told:
-                        on_wait()
-                        told = True
-                    await asyncio.sleep(_LOOK_EVERY_S)
-            if one is turn:
-                held.callback(turn.remove)
+        for place in await _line_up(journal.path.parent, version, digests, held):
+            while is_claimed(place):
+                await wait()
+        while not _takes(journal, held):
+            await wait()
         yield
 
 
-def cell_path(journals: Path, cell: list[str | None]) -> Path:
-    """The file whose holder asks the cell."""
-    return journals / f"{digest(cell, n_bytes=8)}.turn"
+async def _line_up(folder: Path, version: str, digests: AbstractSet[str], held: ExitStack) -> list[Path]:
+    """Stand behind those who want some of these questions; returns their places."""
+    line = Journal(folder / f"{version}.line")  # nothing is written to it
+    with ExitStack() as in_front:
+        while not _takes(line, in_front):  # noqa: ASYNC110 - the kernel tells nobody when a flock is let go
+            await asyncio.sleep(_LINE_UP_EVERY_S)
+        before = [place for place in _claimed(folder, version) if _wants_any(place, digests)]
+        _stand(folder / f"{version}-{secrets.token_hex(4)}.asks", digests, held)
+        line.remove()
+    return before
+
+
+def _stand(place: Path, digests: AbstractSet[str], held: ExitStack) -> None:
+    try:
+        held.callback(os.close, claim(place))
+        held.callback(place.unlink, missing_ok=True)
+        with place.open("w") as file:
+            file.writelines(f"{one}\n" for one in digests)
+    except OSError as error:
+        raise not_written(place, error) from error
+
+
+def _claimed(folder: Path, version: str) -> Iterator[Path]:
+    for place in folder.glob(f"{version}-*.asks"):
+        if is_claimed(place):
+            yield place
+        else:  # left by one that was killed
+            place.unlink(missing_ok=True)
+
+
+def _wants_any(place: Path, digests: AbstractSet[str]) -> bool:
+    try:
+        with place.open() as file:
+            return any(line.rstrip("\n") in digests for line in file)
+    except FileNotFoundError:  # done meanwhile
+        return False
+
+
+def _takes(journal: Journal, held: ExitStack) -> bool:
+    try:
+        held.enter_context(journal)
+    except BlockingIOError:
+        return False
+    return True

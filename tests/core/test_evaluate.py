@@ -43,11 +43,12 @@ class Questions:
     needs: frozenset[str] = frozenset({"completions"})
     judged_model: None = None
     n_twins: int = 0
+    first: int = 0
     operation: Any = "completion"
 
     def requests(self) -> Iterator[Request]:
         for i in range(self.n):
-            yield self.request(i, i)
+            yield self.request(i, self.first + i)
         for i in range(self.n_twins):
             yield self.request(self.n + i, i)
 
@@ -415,14 +416,26 @@ async def test_two_evaluations_of_one_cell_ask_nothing_twice_whatever_their_limi
     assert list(cell.folder.iterdir()) == []
 
 
-async def test_other_benchmarks_and_judges_of_other_models_do_not_wait_for_each_other(cell) -> None:
+@pytest.mark.parametrize("n", [40, 60])  # the same under another name; some of it, as a subject of MMLU is
+async def test_two_benchmarks_with_the_same_questions_ask_nothing_twice(cell, faulty, n) -> None:
+    faulty.set(latency_s=0.01)
     waited: list[str] = []
-    other, judging = Questions(name="more"), Questions(name="sums")
+    _, second = await asyncio.gather(
+        cell.ask(Questions(n=40), run_id="r1", on_wait=lambda: waited.append("r1")),
+        cell.ask(Questions(n=n, name="more"), run_id="r2", on_wait=lambda: waited.append("r2")),
+    )
+    assert (faulty.stats()["requests"], second.evaluation.n_reused, waited) == (n, 40, ["r2"])
+    assert list(cell.folder.iterdir()) == []
+
+
+async def test_benchmarks_without_a_common_question_do_not_wait_for_each_other(cell) -> None:
+    waited: list[str] = []
+    judging = Questions(first=80)
     judging.judged_model, judging.ask_version = "one@1", "2-def"  # type: ignore[assignment]
     await asyncio.gather(
         *(
             cell.ask(one, run_id=str(i), on_wait=lambda: waited.append(""))
-            for i, one in enumerate([Questions(), other, judging])
+            for i, one in enumerate([Questions(), Questions(name="more", first=40), judging])
         )
     )
     assert waited == []
