@@ -10,7 +10,8 @@
 --          answer: the text, where the sample is one request · responses: part, repeat, text, reasoning, logprob, failure_kind,
 --          finish_reason and asked_at (UTC) of each request · extracted: what was graded · value: null = ungraded ·
 --          ungraded_reason: why · note: what is to be known of the graded answer · coverage: of the metric, graded / asked, 0..1 ·
---          evaluation_id, run_id: the try
+--          evaluation_id, run_id: the try · graded_as: JSON of what answers were read through; null: as they came ·
+--          judged_by: JSON of the judges and their versions; null without judges
 -- Reader   "what did it say", "why is this wrong"
 WITH cell AS (
     SELECT
@@ -23,6 +24,8 @@ WITH cell AS (
         l.ask_version,
         l.metric,
         l.filter,
+        l.graded_as,
+        l.judged_by,
         any_value(l.coverage) FILTER (l.subtask = '') AS coverage
     FROM latest_metrics AS l
     WHERE l.model_key = model AND l.benchmark = benchmark
@@ -31,7 +34,7 @@ WITH cell AS (
 
 -- straight from the segments, because a filter on the model must reach them
 verdicts AS (
-    SELECT DISTINCT s.*, cell.coverage
+    SELECT DISTINCT s.*, cell.coverage, cell.graded_as, cell.judged_by
     FROM scores AS s
     INNER JOIN cell USING (evaluation_id, run_id, score_version, score_run_id, recorded_at, metric, filter)
     WHERE s.model_key = model AND s.benchmark = benchmark
@@ -82,6 +85,8 @@ FROM (
         v.coverage,
         v.evaluation_id,
         v.run_id,
+        v.graded_as,
+        v.judged_by,
         CASE
             WHEN v.sample_id = question THEN 1
             WHEN split_part(v.sample_id, '/', -1) = question THEN 2

@@ -5,7 +5,8 @@
 --          checkpoint_progress has it
 -- Grain    one row per (sample_id, subtask, metric, filter)
 -- Rule     a question counts if both were graded on it and the values differ, by the metrics of their latest numbers; null as
---          `against` for a model without a predecessor: no rows
+--          `against` for a model without a predecessor: no rows. As in compare, none either where other judges graded, nor,
+--          within a family, where answers were read through other interceptors: why_not_comparable tells
 -- Columns  sample_id, subtask, metric, filter: which verdict · previous_value, value: of the other, of the model · change: value -
 --          previous_value · question, target, choices: of the sample · previous_answer, answer: the texts, where the sample is
 --          one request · previous_extracted, extracted: what was graded
@@ -38,5 +39,12 @@ INNER JOIN
         ),
         of_benchmark
     ) AS older USING (sample_id, subtask, metric, filter)
-WHERE newer.value <> older.value
+WHERE
+    newer.value <> older.value
+    AND newer.judged_by IS NOT DISTINCT FROM older.judged_by
+    -- what stands around a model's requests belongs to its family; the predecessor is of the same one
+    AND (
+        newer.graded_as IS NOT DISTINCT FROM older.graded_as
+        OR split_part(against, '@', 1) <> split_part(model, '@', 1)
+    )
 ORDER BY newer.sample_id, newer.metric, newer.filter

@@ -71,13 +71,13 @@ def test_each_checkpoint_is_set_beside_the_one_before_it_of_its_family(tmp_path:
 
     found = rows(
         tmp_path,
-        "SELECT step, previous_step, change, change_per_1k_steps, best_so_far, is_best_so_far, n_checkpoints "
-        "FROM checkpoint_progress WHERE family = 'tiny' ORDER BY step",
+        "SELECT step, previous_step, is_comparable, change, change_per_1k_steps, best_so_far, is_best_so_far, "
+        "n_checkpoints FROM checkpoint_progress WHERE family = 'tiny' ORDER BY step",
     )
     assert found == [
-        (100, None, None, None, 0.25, True, 3),
-        (200, 100, 0.5, 5.0, 0.75, True, 3),
-        (400, 200, -0.25, -1.25, 0.75, False, 3),
+        (100, None, None, None, None, 0.25, True, 3),
+        (200, 100, True, 0.5, 5.0, 0.75, True, 3),
+        (400, 200, True, -0.25, -1.25, 0.75, False, 3),
     ]
 
 

@@ -103,6 +103,17 @@ def test_what_was_graded_in_another_way_is_not_compared_within_a_family(differin
     ]  # fmt: skip
 
 
+def test_no_checkpoint_is_set_beside_a_predecessor_that_was_graded_in_another_way(differing: tuple[Path, str]) -> None:
+    root, _ = differing
+    columns = "previous_model_key, is_comparable, previous_value, change, best_so_far, is_best_so_far"
+    rows = query(root, f"SELECT {columns} FROM checkpoint_progress WHERE family = 'tiny' ORDER BY step")
+    assert [tuple(row.values()) for row in rows] == [
+        (None, None, None, None, 0.0, True), (ONE, False, None, None, 1.0, True), (TWO, False, None, None, 0.0, False),
+    ]  # fmt: skip
+    assert query(root, f"FROM sample_flips('{TWO}', 'gsm8k')") == []
+    assert query(root, f"FROM sample_flips('{TWO}', 'gsm8k', against := '{ONE}')") == []
+
+
 def test_a_report_says_why_two_models_do_not_compare(differing: tuple[Path, str]) -> None:
     with closing(open_published(differing[0])) as connection:
         [page] = comparison_report.make(connection, Options(models=(ONE, TWO)))
@@ -117,6 +128,7 @@ def test_what_stands_around_requests_may_differ_between_families_and_judges_may_
     root, part = differing
     is_compared = part == "graded_as"
     assert len(query(root, f"FROM compare('{ONE}', '{OTHER}')")) == is_compared
+    assert len(query(root, f"FROM sample_flips('{OTHER}', 'gsm8k', against := '{ONE}')")) == N * is_compared
     forbids = f"FROM why_not_comparable('{ONE}/gsm8k', '{OTHER}/gsm8k') WHERE verdict = 'forbids'"
     assert (query(root, forbids) == []) == is_compared
     with closing(open_published(root)) as connection:
