@@ -102,6 +102,7 @@ async def ask(
             land=partial(_land, landing, watched),
             interceptors=chain.attempts(_where(context, model, questions.name, key, warehouse)),
             expected_tokens=lambda wanted: landing.expected_tokens(model.key, cell, wanted),
+            untold=partial(landing.untold, model.key, cell, model.fingerprint),
             on_progress=progress,
             on_wait=partial(_wait, context, endpoints),
             early=way.early,

@@ -30,6 +30,7 @@ from eval_pipelines.stopping import EarlyStop
 
 Known = Callable[[], Mapping[str, datetime]]
 ExpectedTokens = Callable[[Container[str]], Mapping[str, int]]
+Untold = Callable[[], Iterable[Response]]
 Land = Callable[[Evaluation, Iterable[tuple[Place, Response]]], None]
 OpenEndpoint = Callable[[], AbstractAsyncContextManager[Endpoint]]
 
@@ -92,12 +93,13 @@ async def ask_benchmark(
     land: Land,
     interceptors: Sequence[Interceptor] = (),
     expected_tokens: ExpectedTokens = lambda _: {},
+    untold: Untold = lambda: (),
     on_progress: Progress | None = None,
     on_wait: Callable[[], None] = lambda: None,
     early: EarlyStop | None = None,
     price: tuple[Price | None, str] = (None, ""),
 ) -> Asked:
-    """Ask what is not known yet, land it, and say how it went.
+    """Ask what is not known yet, land it, and say how it went. Raises WarehouseError: the disk is full; answers are kept.
 
     Args:
         open_endpoint: Open while requests are on the wire, and only then: no server is started if all is known.
@@ -107,17 +109,15 @@ async def ask_benchmark(
             else asks what this one does.
         land: Called with the evaluation and its new outcomes, before the journal is removed; must read them all.
         expected_tokens: Completion tokens by request digest that earlier answers to these requests had.
+        untold: Landed answers that are in no evaluation's cost.
         on_wait: Called once if another process is asking some of the same questions; this one then waits for it.
         price: What tokens cost in which currency, where nobody is asked now and a killed run's answers are landed.
         early: Ends the asking once enough is known.
-
-    Raises:
-        WarehouseError: the disk is full. Every answer so far is in the journal.
     """
     journal, others = journal_of(journals, model, key := evaluation_id(model, benchmark, limit))
     wanted = {request.digest for request in benchmark.requests()}
     async with in_turn(journal, _version(model), wanted, on_wait):
-        plan = _plan(benchmark, wanted, known, journal, others)
+        plan = _plan(benchmark, wanted, known, untold, journal, others)
         n_missing, failed = len(plan.missing), dict[str, tuple[Place, Response]]()
         report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
         if _lacks_answers(early, plan, benchmark, journal, open_endpoint) and open_endpoint is not None:
@@ -235,7 +235,12 @@ def _take_over(
 
 
 def _plan(
-    benchmark: Questions, wanted: set[str], known: Known, journal: Journal, others: Callable[[], list[Path]]
+    benchmark: Questions,
+    wanted: set[str],
+    known: Known,
+    untold: Untold,
+    journal: Journal,
+    others: Callable[[], list[Path]],
 ) -> Plan:
     # held before `known` looks: nobody lands them meanwhile
     with unheld(others()) as left_behind:
@@ -247,11 +252,8 @@ def _plan(
     plan.recovered = wanted & {response.request_digest for _, response in _usable(benchmark, journal.path)}
     wanted -= plan.recovered
     plan.since = min((answered[d] for d in plan.earlier), default=plan.since)
-    uncounted = plan.recovered.copy()
-    for _, response in _usable(benchmark, journal.path) if uncounted else ():
-        if response.request_digest in uncounted:
-            uncounted.remove(response.request_digest)
-            plan.count(response)
+    plan.count(untold(), plan.earlier)
+    plan.count((response for _, response in _usable(benchmark, journal.path)), plan.recovered)
     return plan
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -60,7 +61,8 @@ class Plan:
         missing: to be asked; empties while they are.
         since: when the oldest of the earlier answers was asked for; now if there are none.
         stopped: that and why asking ended early, as plain JSON; empty: it did not.
-        prompt_tokens, completion_tokens, cached_prompt_tokens: of what was recovered: nobody has told its cost yet.
+        n_untold: answers, recovered and earlier, that a killed run could not tell the cost of.
+        prompt_tokens, completion_tokens, cached_prompt_tokens: of those.
     """
 
     earlier: set[str] = field(default_factory=set)
@@ -69,15 +71,21 @@ class Plan:
     n_requests: int = 0
     since: datetime = field(default_factory=utc_now)
     stopped: dict[str, Any] = field(default_factory=dict)
+    n_untold: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_prompt_tokens: int = 0
 
-    def count(self, recovered: Response) -> None:
-        """Add the tokens of a recovered answer."""
-        self.prompt_tokens += recovered.prompt_tokens or 0
-        self.completion_tokens += recovered.completion_tokens or 0
-        self.cached_prompt_tokens += recovered.cached_prompt_tokens or 0
+    def count(self, untold: Iterable[Response], among: AbstractSet[str]) -> None:
+        """Add answers of killed runs: those to these requests, each once."""
+        seen = set[str]()
+        for response in untold:
+            if response.request_digest in among and response.request_digest not in seen:
+                seen.add(response.request_digest)
+                self.n_untold += 1
+                self.prompt_tokens += response.prompt_tokens or 0
+                self.completion_tokens += response.completion_tokens or 0
+                self.cached_prompt_tokens += response.cached_prompt_tokens or 0
 
 
 def evaluation_id(model: Model, benchmark: Questions, limit: int | None) -> str:
@@ -110,7 +118,7 @@ def evaluation_of(
 ) -> Evaluation:
     """The record of one try, from what was planned and what asking came to.
 
-    `endpoint` is None if nobody was asked; then what was recovered cost `price`, in the currency beside it.
+    `endpoint` is None if nobody was asked; then what a killed run was answered cost `price`, in the currency beside it.
     """
     spec, n_requests = benchmark.spec, plan.n_requests
     n_answered = len(plan.earlier) + len(plan.recovered) + report.n_answered
@@ -175,15 +183,15 @@ def _parameters(spec: BenchmarkSpec, model: Model, limit: int | None) -> dict[st
 
 
 def _cost(endpoint: Endpoint | None, report: AskReport, plan: Plan, known: tuple[Price | None, str]) -> dict[str, Any]:
-    """What this run's answers cost, and those recovered from one that could not tell.
+    """What this run's answers cost, and those of one that was killed before it could tell.
 
     Nothing where nobody knows a price, or where the server counted no tokens.
     """
-    price, currency = (endpoint.price, endpoint.currency) if endpoint else known if plan.recovered else (None, "")
+    price, currency = (endpoint.price, endpoint.currency) if endpoint else known if plan.n_untold else (None, "")
     prompt = report.prompt_tokens + plan.prompt_tokens
     completion = report.completion_tokens + plan.completion_tokens
     cached = report.cached_prompt_tokens + plan.cached_prompt_tokens
-    is_uncounted = bool(report.n_answered or plan.recovered) and not prompt + completion
+    is_uncounted = bool(report.n_answered or plan.n_untold) and not prompt + completion
     if price is None or is_uncounted:
         return {}
     return {"cost": price.cost(prompt, completion, cached) / UNITS, "currency": currency}

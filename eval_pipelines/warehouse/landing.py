@@ -179,6 +179,19 @@ class Landing:
         files = _parquet_files(self._fetched(self._cell(str(model_key), benchmark, "responses")), f"{evaluation_id}-")
         return _asked_at(read("responses", files, ["request_digest", "asked_at"], wanted))
 
+    def untold(self, model_key: ModelKey | str, benchmark: str, fingerprint: str) -> Iterator[Response]:
+        """Answers in no evaluation's cost: of tries killed before they landed theirs, and none was landed in the cell since."""
+        folders = [self._fetched(self._cell(str(model_key), benchmark, kind)) for kind in ("evaluations", "responses")]
+        told, landed = ({path.name: path for path in _parquet_files(folder)} for folder in folders)
+        if not (killed := landed.keys() - told.keys()):
+            return
+        wanted = (ds.field("fingerprint") == fingerprint) & ds.field("failure_kind").is_null()
+        if last := self.latest_evaluation(model_key, benchmark):
+            wanted &= ds.field("asked_at") > pa.scalar(last.recorded_at, response_rows.TIME)
+        for name in killed:
+            rows = read("responses", [landed[name]], response_rows.COLUMNS, wanted)
+            yield from response_rows.newest(rows, None).values()
+
     def responses_for(
         self, model_key: ModelKey | str, fingerprint: str, digests: Collection[str], *, of: Evaluation | None = None
     ) -> dict[str, Response]:

@@ -1,7 +1,7 @@
 """Scores rest on what their evaluation could use; what may not be reused is asked anew, and only once."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import pytest
 from eval_pipelines.client.chain import Chain
 from eval_pipelines.client.failures import Backoff
 from eval_pipelines.client.interceptors.caching import Spec
+from eval_pipelines.client.journal import Journal
 from eval_pipelines.config import BenchmarkSpec, InterceptorEntry
+from eval_pipelines.config.prices import Price
 from eval_pipelines.endpoint import DailyBudget, Endpoint
 from eval_pipelines.evaluate import Asked, ask_benchmark
 from eval_pipelines.evaluation_record import evaluation_id
@@ -19,6 +21,7 @@ from eval_pipelines.records import Evaluation, Response, utc_now
 from eval_pipelines.warehouse.landing import Landing
 from tests.core.test_evaluate import MODEL, Questions
 
+PRICE = Price(prompt=1, completion=2)  # of 5 and 5 tokens: 15 millionths an answer
 FIVE_REFUSED = [{"kind": "400", "match": f" {i} +"} for i in range(5)]
 
 
@@ -45,7 +48,13 @@ class Cell:
         chain = Chain([InterceptorEntry(name="caching", spec=Spec(**caching))] if caching else [])
         budget = DailyBudget("here", f"mock {self.n_runs}", tokens=tokens) if tokens else None
         endpoint = Endpoint(
-            self.faulty.url, "mock", "hosted", max_in_flight=8, offers=self.questions.needs, daily_budget=budget
+            self.faulty.url,
+            "mock",
+            "hosted",
+            max_in_flight=8,
+            offers=self.questions.needs,
+            daily_budget=budget,
+            price=PRICE,
         )
 
         def known() -> Any:
@@ -61,7 +70,8 @@ class Cell:
 
         return await ask_benchmark(
             self.questions, MODEL, lambda: nullcontext(endpoint), limit=None, run_id=f"r{self.n_runs}",
-            asked_by="a test", journals=self.folder / "journal", known=known, land=land,
+            asked_by="a test", journals=self.folder / "journal", known=known, land=land, price=(PRICE, "USD"),
+            untold=partial(self.landing.untold, MODEL.key, "sums", MODEL.fingerprint),
         )  # type: ignore[arg-type]  # fmt: skip
 
     def graded(self) -> list[Response]:
@@ -114,6 +124,29 @@ async def test_what_a_killed_run_was_answered_before_is_graded(cell) -> None:
             await cell.ask()
     asked = await cell.ask(reuse=False)
     assert (asked.n_recovered, len(cell.graded())) == (40, 40)
+
+
+@pytest.mark.parametrize("n", [40, 30])
+async def test_what_a_run_was_answered_that_was_killed_while_it_landed_is_in_the_cost_of_the_next_one_alone(
+    cell, n
+) -> None:
+    questions, cell.questions = cell.questions, replace(cell.questions, n=n)
+    for _ in range(2):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Landing, "land_evaluation", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                await cell.ask()
+    cell.questions = questions
+    told = [(await cell.ask()).evaluation for _ in range(2)]
+    assert [(one.cost and round(one.cost * 1e6), one.n_reused) for one in told] == [(600, n), (None, 40)]
+
+
+async def test_nor_is_it_told_twice_where_the_evaluation_was_landed_before_the_kill(cell) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "remove", lambda one: one.path.suffix == ".line" or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await cell.ask()
+    assert (await cell.ask()).evaluation.cost is None
 
 
 @pytest.mark.parametrize("caching", [{"reuse": "never"}, {"reuse": "only_greedy"}, {"max_age_days": 1e-9}])
