@@ -11,6 +11,7 @@ from assets.partitions import models
 from eval_pipelines.config import Gate
 from eval_pipelines.keys import digest
 from eval_pipelines.records import utc_now
+from eval_pipelines.scoring.gate_records import JUDGING_VERSION
 from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def gate_asset(name: str, gate: Gate) -> dg.AssetsDefinition:
         deps=[*([dg.AssetKey(["scores", one]) for one in gate.benchmarks]), dg.AssetKey(["marts", "latest_metrics"])],
         partitions_def=models,
         group_name="gates",
-        code_version=digest(gate.model_dump(mode="json"), n_bytes=6),
+        code_version=digest([gate.model_dump(mode="json"), JUDGING_VERSION], n_bytes=6),
         kinds={"parquet"},
         check_specs=[
             dg.AssetCheckSpec(
@@ -53,7 +54,7 @@ def gate_asset(name: str, gate: Gate) -> dg.AssetsDefinition:
         context.log.info(f"{name}: {judged.verdict.decision} for {context.partition_key}")
         metadata = _metadata(judged.verdict)
         yield dg.MaterializeResult(
-            data_version=dg.DataVersion(judged.evidence),
+            data_version=dg.DataVersion(f"{judged.evidence}-{JUDGING_VERSION}"),
             metadata={**metadata, "path": dg.MetadataValue.path(str(path))},
             check_results=[_check(judged.verdict, metadata)],
         )

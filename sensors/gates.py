@@ -12,6 +12,7 @@ from dagster._core.storage.tags import PARTITION_NAME_TAG, SENSOR_NAME_TAG
 from assets.partitions import models
 from eval_pipelines.keys import digest
 from eval_pipelines.records import utc_now
+from eval_pipelines.scoring.gate_records import JUDGING_VERSION
 from resources.warehouse import WarehouseResource
 
 MAX_PER_TICK: Final = 20
@@ -27,7 +28,7 @@ RETRY_AFTER: Final = timedelta(minutes=10)
     description="Judges every checkpoint by the gates of evals.yaml, as soon as what they require is published.",
 )
 def gates_sensor(context: dg.SensorEvaluationContext, warehouse: WarehouseResource) -> dg.SensorResult | dg.SkipReason:
-    """A thin shell over `gates_due`: compares the evidence there is with the evidence of the recorded verdicts.
+    """A thin shell over `gates_due`: compares the evidence and the rules there are with those of the recorded verdicts.
 
     The cursor holds what was published when nothing was due (with thousands of checkpoints a look takes seconds) and,
     of what is due, the evidence that was requested and when. There is no run key: Dagster remembers those for ever,
@@ -44,7 +45,7 @@ def gates_sensor(context: dg.SensorEvaluationContext, warehouse: WarehouseResour
     with closing(open_published(config.data_root)) as connection:
         [meta] = fetch(connection, "SELECT generation FROM meta")
         policies = {name: gate.model_dump(mode="json") for name, gate in config.gates.items()}
-        state = digest([meta["generation"], policies, sorted(keys)], n_bytes=8)
+        state = digest([meta["generation"], policies, sorted(keys), JUDGING_VERSION], n_bytes=8)
         if seen.get("state") == state and now.timestamp() - seen["at"] < SETTLED_AFTER.total_seconds():
             return dg.SkipReason("nothing was published since every verdict was seen to rest on the evidence there is")
         due = gates_due(connection, config.gates, keys, now=now)

@@ -12,7 +12,8 @@
 --          difference: value - baseline_value · ci_low, ci_high: its interval at 1 - 2 * significance ·
 --          min_detectable: smallest drop that 80 % of such comparisons find · p_breach, p_within: one-sided, of "the limit
 --          is kept" (corrected for several limits) and of "it is broken" · significance: of the policy ·
---          policy: the gate as JSON · evidence: changes with the evaluations and the policy · recorded_at: judged, UTC
+--          policy: the gate as JSON · evidence: changes with the evaluations and the policy · recorded_at: judged, UTC ·
+--          judging_version: of the project's rules, by which it was judged; null: before they had one
 -- Reader   "may this checkpoint go on", "what stood in its way"
 SELECT *
 FROM stg_gate_verdicts

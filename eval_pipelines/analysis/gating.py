@@ -9,7 +9,7 @@ from eval_pipelines.analysis.gate_board import Board, Cell
 from eval_pipelines.config import Gate
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.keys import ModelKey
-from eval_pipelines.scoring.gate_records import GateVerdict, Lacking
+from eval_pipelines.scoring.gate_records import JUDGING_VERSION, GateVerdict, Lacking
 from eval_pipelines.scoring.gates import judge
 from eval_pipelines.warehouse.read import fetch
 
@@ -46,6 +46,7 @@ class Judged:
             "significance": self.gate.significance,
             "policy": self.gate.model_dump_json(exclude_none=True),
             "evidence": self.evidence,
+            "judging_version": JUDGING_VERSION,
             "recorded_at": recorded_at,
         }
         whole = {"benchmark": "", "verdict": self.verdict.decision, "reason": "; ".join(self.verdict.reasons)}
@@ -110,13 +111,17 @@ class Due:
 def gates_due(
     connection: "duckdb.DuckDBPyConnection", gates: Mapping[str, Gate], models: Iterable[str], *, now: datetime
 ) -> list[Due]:
-    """What gates would say of models on other evidence than their newest recorded verdict; in the order of training.
+    """What gates would say of models on other evidence, or by newer rules, than their newest recorded verdict.
 
+    In the order of training. What newer rules said stands, so that of two versions of this project that keep one record
+    each does not judge again what the other one said.
     A model of which a required benchmark has no number is left until nothing new came for `SETTLED_AFTER`.
     """
-    recorded = {
+    # by .get, because what was published before an upgrade may lack the column, and a null is from before that
+    current = {
         (row["gate"], row["model_key"]): row["evidence"]
-        for row in fetch(connection, "SELECT gate, model_key, evidence FROM gates WHERE benchmark = ''")
+        for row in fetch(connection, "FROM gates WHERE benchmark = ''")
+        if (row.get("judging_version") or 0) >= JUDGING_VERSION
     }
     known = set(models)
     due: list[Due] = []
@@ -128,7 +133,7 @@ def gates_due(
             if model_key not in known or not gate.applies_to(checkpoint["family"]):
                 continue
             chosen = board.chosen(model_key)
-            if _is_settled(gate, chosen, now) and recorded.get((name, model_key)) != (found := board.evidence(chosen)):
+            if _is_settled(gate, chosen, now) and current.get((name, model_key)) != (found := board.evidence(chosen)):
                 due.append(Due(name, model_key, found))
     return due
 

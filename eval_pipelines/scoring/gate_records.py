@@ -8,14 +8,15 @@ GateVerdict         GO, NO-GO or INCONCLUSIVE
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from eval_pipelines.config import BenchmarkPolicy
 from eval_pipelines.scoring.aggregate import is_mean_of
 
 Status = Literal["within", "breach", "inconclusive", "lacking"]
 Decision = Literal["GO", "NO-GO", "INCONCLUSIVE"]
-
+# raised when gates come to say something else of the same evaluations and policy: what was said before is judged again
+JUDGING_VERSION: Final = 1
 
 _Z95 = 1.959963984540054
 

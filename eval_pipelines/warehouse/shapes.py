@@ -57,6 +57,7 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "significance": "real",
         "policy": "text",
         "evidence": "text",
+        "judging_version": "int?",
         "recorded_at": "time",
     },
     "metrics": {

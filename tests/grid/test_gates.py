@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pyarrow.parquet as pq
 import pytest
 
 from assets.partitions import add_models
@@ -157,6 +158,57 @@ def test_a_checkpoint_is_due_once_what_is_required_is_there_and_again_when_it_ch
         ("tiny@step-100", "INCONCLUSIVE"), ("tiny@step-200", "NO-GO"),
     ]  # fmt: skip
     assert query(config.data_root, "SELECT count(DISTINCT run_id) AS n FROM stg_gate_verdicts") == [{"n": 2}]
+
+
+def test_what_older_rules_said_is_judged_again_once_and_stays(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(config.data_root / "dagster"))
+    enter_home(config)
+    for model in MODELS:
+        put(config, model, GOOD)
+    publish(config.data_root)
+    land_verdicts(config, MODELS, "older", at(60))
+    publish(config.data_root)
+    resources: Any = {"warehouse": resources_of(config.path)["warehouse"]}
+    cursor: str | None = None
+
+    def requested() -> list[str]:
+        nonlocal cursor
+        with dg.build_sensor_context(instance=instance, resources=resources, cursor=cursor) as context:
+            told: Any = gates_sensor(context)
+            cursor = context.cursor
+        return [one.partition_key for one in getattr(told, "run_requests", None) or []]
+
+    with dg.DagsterInstance.get() as instance:
+        add_models(instance, MODELS)
+        assert requested() == []
+        # nothing is published meanwhile: only the code is another
+        monkeypatch.setattr("sensors.gates.JUDGING_VERSION", 99)
+        monkeypatch.setattr("eval_pipelines.analysis.gating.JUDGING_VERSION", 99)
+        assert sorted(requested()) == sorted([*MODELS, *MODELS])
+        land_verdicts(config, MODELS, "newer", at(61))
+        publish(config.data_root)
+        assert requested() == []
+    assert due(config) == []
+    # a machine that was not upgraded yet does not take it back
+    monkeypatch.setattr("eval_pipelines.analysis.gating.JUDGING_VERSION", 1)
+    assert due(config) == []
+    rows = query(
+        config.data_root, "SELECT run_id, judging_version, count(*) AS n FROM stg_gate_verdicts GROUP BY ALL ORDER BY 2"
+    )
+    assert [tuple(row.values()) for row in rows] == [("older", 1, 10), ("newer", 99, 10)]
+    assert query(config.data_root, "SELECT DISTINCT run_id FROM gates") == [{"run_id": "newer"}]
+
+
+def test_a_verdict_from_before_rules_had_a_version_is_judged_again(config: Config) -> None:
+    put(config, MODELS[0], GOOD)
+    publish(config.data_root)
+    land_verdicts(config, MODELS, "older", at(60))
+    for path in (config.data_root / "landing/gate_verdicts").rglob("*.parquet"):
+        table = pq.ParquetFile(path).read()
+        pq.write_table(table.drop_columns(["judging_version"]), path)
+    assert due(config) == [("release", MODELS[0]), ("best", MODELS[0])]
+    land_verdicts(config, MODELS, "newer", at(61))
+    assert due(config) == []
 
 
 def test_a_gate_is_an_asset_check_with_reasons_that_the_sensor_asks_for(

@@ -1,16 +1,59 @@
 """What a gate says, and why: by hand on small worlds. How often it errs is in test_gate_rates."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from eval_pipelines.scoring import gate_claims
-from eval_pipelines.scoring.gate_records import Claim, Lacking
+from eval_pipelines.scoring.gate_records import JUDGING_VERSION, Claim, Evidence, Lacking, Number
 
 from .gate_worlds import NEW, OLD, evidence, gate, judged, pair
 
 pytestmark = pytest.mark.unit
+
+# version of the rules → what they say of the worlds below: decision, difference, p_breach, p_within
+SAID = {
+    1: [
+        ("NO-GO", -0.08, 0.0, 1.0),
+        ("INCONCLUSIVE", -0.0667, 0.7595, 0.2405),
+        ("INCONCLUSIVE", -0.0667, 0.6724, 0.3276),
+        ("GO", 0.0, 0.9615, 0.039),
+        ("GO", 0.2, 0.9998, 0.0002),
+        ("INCONCLUSIVE", -0.0667, 0.7766, 0.2234),
+        ("INCONCLUSIVE", -0.0667, 1.0, 0.3437),
+        ("INCONCLUSIVE", None, None, None),
+    ],
+}
+
+
+def test_rules_that_say_something_else_have_a_higher_version() -> None:
+    """If this fails: raise JUDGING_VERSION, so that recorded verdicts are judged again, and write down what is said now."""
+    spread = np.linspace(0, 1, 60) ** 2
+    groups = {f"q/{i:05}": f"passage {i // 4}" for i in range(60)}
+    few = pair(60, 6, 2)
+    rates = [
+        evidence(1 + shift + spread, model, number=Number(1.3 + shift, 60, 0.05))
+        for model, shift in ((NEW, 0.2), (OLD, 0.0))
+    ]
+    worlds: list[tuple[dict[str, float], Sequence[Evidence]]] = [
+        ({"max_drop": 0.02}, pair(1_000, 100, 20)),
+        ({"max_drop": 0.1}, few),
+        ({"max_drop": 0.1}, [replace(one, clusters=groups) for one in few]),
+        ({"max_drop": 0.1}, (evidence(spread, NEW), evidence(np.roll(spread, 9), OLD))),
+        ({"max_drop": 0.05}, rates),
+        ({"max_relative_drop": 0.2}, few),
+        ({"min_value": 0.4, "max_value": 0.6}, few),
+        ({"max_drop": 0.1, "min_coverage": 0.99}, [replace(one, n_asked=70) for one in few]),
+    ]
+    said = []
+    for limits, (new, old) in worlds:
+        verdict = judged(gate({"gsm8k": limits}), gsm8k=(new, old))
+        [one] = verdict.benchmarks
+        numbers = (one.difference, one.p_breach, one.p_within)
+        said.append((verdict.decision, *(None if found is None else round(found, 4) for found in numbers)))
+    assert said == SAID[JUDGING_VERSION]
 
 
 def test_a_drop_shown_to_stay_within_the_limit_is_go() -> None:
