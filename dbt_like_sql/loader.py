@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast, get_args
 
@@ -30,6 +31,7 @@ _REQUIRED: Final[Mapping[Layer, tuple[str, ...]]] = {
     "staging": ("Grain", "Reader"),
     "marts": ("Grain", "Rule", "Columns", "Reader"),
 }
+_FOLDERS: Final = (*get_args(Layer), "macros", "tests")
 _REQUIRED_OF_A_MACRO: Final = ("Takes", "Columns", "Reader")
 _SIGNATURE: Final = re.compile(r"([a-z][a-z0-9_]*)\((.*)\)")
 _DEFAULT: Final[Mapping[Layer, Materialized]] = {"staging": "view", "marts": "table"}
@@ -41,6 +43,12 @@ def load(folder: Path = FOLDER) -> SqlProject:
     Raises:
         SqlModelError: a header lacks a field, the SQL does not parse, a table is unknown, or models form a cycle.
     """
+    files = [path for name in _FOLDERS for path in sorted((folder / name).glob("*.sql"))]
+    return _load(folder, tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files))
+
+
+@lru_cache(maxsize=4)  # a process that asks and publishes needs it three times
+def _load(folder: Path, _states: tuple[tuple[Path, int, int], ...]) -> SqlProject:
     # Here, because a code location that only wants names should not pay for the import twice per process start.
     import duckdb
 

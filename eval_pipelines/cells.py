@@ -11,6 +11,7 @@ import dagster as dg
 
 from assets.partitions import add_models, cell_keys
 from eval_pipelines import errors
+from eval_pipelines.dagster_record import spare_the_disk
 from eval_pipelines.definitions import assets_of, resources_of
 from eval_pipelines.keys import ModelKey
 from eval_pipelines.models import resolve
@@ -64,10 +65,12 @@ def evaluate_cells(
     resolve(config, ModelKey.parse(model))
     keys = cell_keys(config, benchmarks)
     ops = {f"responses__{name}": {"config": {"limit": limit}} for name in benchmarks} if limit else {}
+    grid = assets_of(config)
+    spare_the_disk(os.environ["DAGSTER_HOME"])
     with _told_if_disk_is_full(), _interrupted_as_usual(), dg.DagsterInstance.get() as instance:
         add_models(instance, [model])
         first = dg.materialize(
-            assets_of(config),
+            grid,
             selection=keys,
             partition_key=model,
             instance=instance,
@@ -77,7 +80,7 @@ def evaluate_cells(
             raise_on_error=False,
         )
         _raise_if_interrupted(first)
-        failed = [*_failed(first), *_publish(path, instance, is_verbose=is_verbose)]
+        failed = [*_failed(first), *_publish(path, grid, instance, is_verbose=is_verbose)]
     paths = [event.asset_key.path for event in first.get_asset_materialization_events() if event.asset_key]
     scored = tuple(path[-1] for path in paths if path[0] == "scores")
     return Outcome(first.run_id, scored, _in_words(failed), bool(failed) and all(map(_is_operators, failed)))
@@ -118,9 +121,11 @@ def _raise_if_interrupted(result: dg.ExecuteInProcessResult) -> None:
             raise KeyboardInterrupt
 
 
-def _publish(path: Path, instance: dg.DagsterInstance, *, is_verbose: bool) -> list[_Failed]:
+def _publish(
+    path: Path, grid: Sequence[dg.AssetsDefinition], instance: dg.DagsterInstance, *, is_verbose: bool
+) -> list[_Failed]:
     result = dg.materialize(
-        assets_of(read_config(path)),
+        grid,
         selection=dg.AssetSelection.groups("staging", "marts"),
         instance=instance,
         resources=resources_of(path),

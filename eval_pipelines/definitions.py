@@ -4,6 +4,7 @@ Loaded in every run process, so it imports no benchmark library and no server pa
 """
 
 import os
+import sys
 from pathlib import Path
 
 import dagster as dg
@@ -17,6 +18,7 @@ from assets.samples import samples_asset
 from assets.scores import scores_asset
 from dbt_like_sql import load as load_sql
 from eval_pipelines.config import Config
+from eval_pipelines.dagster_record import spare_the_disk
 from resources.benchmarks import BenchmarksResource
 from resources.checkpoints import CheckpointsResource
 from resources.config import read_config
@@ -91,4 +93,7 @@ def resources_of(path: Path) -> dict[str, dg.ConfigurableResource[None]]:
 @dg.definitions
 def defs() -> dg.Definitions:
     """What Dagster loads. A function, so that importing this module reads no file."""
+    # the process of a run has opened Dagster's record by now; one that only wants names should not import for it
+    if "sqlalchemy" in sys.modules and (home := os.environ.get("DAGSTER_HOME")):
+        spare_the_disk(home)
     return build(config_path())
