@@ -11,6 +11,7 @@ from resources.warehouse import WarehouseResource
 
 if TYPE_CHECKING:
     from eval_pipelines.warehouse.publish import PublishReport
+    from eval_pipelines.warehouse.read import Reader
 
 _N_PREVIEW = 10
 _SEVERITY = {"warn": dg.AssetCheckSeverity.WARN}
@@ -26,6 +27,8 @@ def marts_assets(project: SqlProject, benchmarks: list[str]) -> dg.AssetsDefinit
 
     @dg.multi_asset(name="publish", specs=specs, check_specs=checks, pool="publish")
     def publish(context: dg.AssetExecutionContext, warehouse: WarehouseResource) -> Iterator[dg.MaterializeResult[Any]]:
+        from eval_pipelines.warehouse.read import Reader
+
         with told_plainly():
             report = warehouse.publish()
         context.log.info(
@@ -34,12 +37,13 @@ def marts_assets(project: SqlProject, benchmarks: list[str]) -> dg.AssetsDefinit
         results: dict[str, list[SqlTestResult]] = {}
         for result in report.tests:
             results.setdefault(_checked(project, result.model).name, []).append(result)
-        for model in project.models:
-            yield dg.MaterializeResult(
-                asset_key=_key(model),
-                metadata=_metadata(model, report, warehouse),
-                check_results=[_check(model, result) for result in results.get(model.name, [])],
-            )
+        with Reader(warehouse.config.data_root) as reader:
+            for model in project.models:
+                yield dg.MaterializeResult(
+                    asset_key=_key(model),
+                    metadata=_metadata(model, report, reader),
+                    check_results=[_check(model, result) for result in results.get(model.name, [])],
+                )
 
     return publish
 
@@ -65,9 +69,7 @@ def _spec(model: SqlModel, project: SqlProject, benchmarks: list[str]) -> dg.Ass
     )
 
 
-def _metadata(model: SqlModel, report: "PublishReport", warehouse: WarehouseResource) -> dict[str, dg.MetadataValue]:
-    from eval_pipelines.warehouse.read import query
-
+def _metadata(model: SqlModel, report: "PublishReport", reader: "Reader") -> dict[str, dg.MetadataValue]:
     told: dict[str, dg.MetadataValue] = {
         "generation": dg.MetadataValue.int(report.generation),
         "database": dg.MetadataValue.path(str(report.path)),
@@ -75,7 +77,7 @@ def _metadata(model: SqlModel, report: "PublishReport", warehouse: WarehouseReso
     }
     # a view is computed when it is read: a preview of one over all answers would read them all
     if model.name in report.n_rows:
-        rows = query(warehouse.config.data_root, f"SELECT * FROM {model.name} LIMIT {_N_PREVIEW}")
+        rows = reader.query(f"SELECT * FROM {model.name} LIMIT {_N_PREVIEW}")
         told["preview"] = dg.MetadataValue.md(_table(rows))
         told["dagster/row_count"] = dg.MetadataValue.int(report.n_rows[model.name])
     return told
