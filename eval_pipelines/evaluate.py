@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from eval_pipelines.client import order
+from eval_pipelines.client.batches import Pause
 from eval_pipelines.client.fanout import Limits, ask
 from eval_pipelines.client.interception import Interceptor
 from eval_pipelines.client.journal import Journal, entries, unheld
@@ -162,7 +163,7 @@ def _lacks_answers(
 
 def _in_order(
     benchmark: Questions, plan: Plan, expected_tokens: ExpectedTokens, endpoint: Endpoint, early: EarlyStop | None
-) -> Iterator[Request]:
+) -> Iterator[Request | Pause]:
     if early is not None:
         return early.requests(plan.missing)
     # log-likelihoods have no length to speak of: nothing is read for them

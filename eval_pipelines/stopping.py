@@ -5,8 +5,10 @@ ones. Answers are graded batch by batch, in that order and never ahead of one th
 first, and may be the right ones. The interval holds at all looks together; see `scoring.sequential`.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -26,6 +28,10 @@ class Gradable(Questions, Protocol):
     headline: tuple[str, str]
 
     @property
+    def is_graded_here(self) -> bool:
+        """Whether a few answers are graded in no time, in the main thread."""
+
+    @property
     def subtask_names(self) -> list[str]:
         """Its tasks."""
 
@@ -40,6 +46,7 @@ class Gradable(Questions, Protocol):
 
 G = TypeVar("G", bound=Gradable)
 Answers = Callable[[Collection[str]], Mapping[str, Response]]
+_FEW = 10  # answers: lm-eval's own scorers take some 3 ms for them
 
 
 @dataclass(slots=True)
@@ -59,6 +66,7 @@ class EarlyStop:
     _requests: dict[str, list[Request]] = field(default_factory=dict)
     _responses: dict[str, Response] = field(default_factory=dict)
     _sequence: ConfidenceSequence = field(default_factory=lambda: ConfidenceSequence(1))
+    _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
     _n_given: int = 0
     _n_seen: int = 0
 
@@ -83,10 +91,14 @@ class EarlyStop:
         """Take in an outcome of this asking."""
         self._responses[request.digest] = response
 
-    def requests(self, missing: set[str]) -> Iterator[Request]:
-        """Those of `missing` in the order in which to ask them, which it empties; ends early once enough is known."""
+    def requests(self, missing: set[str]) -> Iterator[Request | Callable[[], Awaitable[None]]]:
+        """Those of `missing` in the order in which to ask them, which it empties; ends early once enough is known.
+
+        Between batches there is something to await: the grading, beside which what is on the wire goes on.
+        """
         for start in range(0, len(self._order), self.rule.batch):
-            self._look(self._order[:start])
+            while self._next(until := self._order[:start]) is not None:
+                yield partial(self._look_beside, until)
             if self.reason:
                 return
             batch = self._order[start : start + self.rule.batch]
@@ -112,20 +124,44 @@ class EarlyStop:
 
     def _look(self, until: Sequence[str], *, is_all: bool = False) -> None:
         """Grade whole batches of `until` in their order, as far as every answer is there."""
-        while self._n_seen < len(until):
-            batch = self._order[self._n_seen : self._n_seen + self.rule.batch]
-            digests = [request.digest for sample_id in batch for request in self._requests[sample_id]]
-            answers = {one: self._responses[one] for one in digests if one in self._responses}
-            if len(answers) < len({*digests}) and (not is_all or self.reason or not answers):
-                return
-            # how many may fail is a share of the whole benchmark, which is graded in the end
-            scores, _ = self.benchmark.only(batch).grade(answers, max_failed_share=1)
-            self._see(verdicts_in(scores, self.benchmark.headline, batch))
-            self._n_seen += len(batch)
-            if not self.reason and self._n_seen < len(self._order):
-                self.reason = reason(self.rule, self._sequence)
+        while (answers := self._next(until, is_all=is_all)) is not None:
+            self._see(self._graded(answers, self._batch()))
 
-    def _see(self, verdicts: Floats) -> None:
+    async def _look_beside(self, until: Sequence[str]) -> None:
+        """The same while others are on the wire: they are served meanwhile."""
+        async with self._looking:
+            while (answers := self._next(until)) is not None:
+                scores: list[Score] = []
+                if self.benchmark.is_graded_here:  # its time limits need this thread
+                    batch = self._batch()
+                    for first in range(0, len(batch), _FEW):
+                        scores += self._graded(answers, batch[first : first + _FEW])
+                        await asyncio.sleep(0)
+                else:
+                    scores = await asyncio.to_thread(self._graded, answers, self._batch())
+                self._see(scores)
+
+    def _batch(self) -> list[str]:
+        return self._order[self._n_seen : self._n_seen + self.rule.batch]
+
+    def _next(self, until: Sequence[str], *, is_all: bool = False) -> dict[str, Response] | None:
+        """The answers to the next batch of `until`, by request digest; None if they are not all there."""
+        if self._n_seen >= len(until):
+            return None
+        digests = [request.digest for sample_id in self._batch() for request in self._requests[sample_id]]
+        answers = {one: self._responses[one] for one in digests if one in self._responses}
+        if len(answers) < len({*digests}) and (not is_all or self.reason or not answers):
+            return None
+        return answers
+
+    def _graded(self, answers: Mapping[str, Response], sample_ids: Collection[str]) -> list[Score]:
+        # how many may fail is a share of the whole benchmark, which is graded in the end
+        return self.benchmark.only(sample_ids).grade(answers, max_failed_share=1)[0]
+
+    def _see(self, scores: Iterable[Score]) -> None:
+        """Take in the verdicts of the next batch."""
+        batch = self._batch()
+        verdicts = verdicts_in(scores, self.benchmark.headline, batch)
         try:
             self._sequence.see(verdicts)
         except ValueError:
@@ -134,6 +170,9 @@ class EarlyStop:
                 f"from {verdicts.min():g} to {verdicts.max():g}, and only of such between 0 and 1 is known when they are "
                 f"enough. Leave it out, or name another `headline`. What was answered is kept."
             ) from None
+        self._n_seen += len(batch)
+        if not self.reason and self._n_seen < len(self._order):
+            self.reason = reason(self.rule, self._sequence)
 
 
 def early_stop(benchmark: Gradable, rule: StopEarly | None, earlier: Answers = lambda _: {}) -> EarlyStop | None:

@@ -29,7 +29,7 @@ def judge(task: Any, cases: Sequence[Case], *, timeout_s: float) -> Iterator[tup
         timeout_s: CPU seconds one answer may take. Without effect only for a scorer that cannot leave this process,
             and then outside the main thread.
     """
-    in_main = threading.current_thread() is threading.main_thread()
+    in_main = _in_main()
     if runs_code(task):
         # its sandbox uses all cores and limits each program
         yield from enumerate(Scorer(task).judge(cases, timeout_s=timeout_s, is_guarded=False))
@@ -51,6 +51,15 @@ def judge(task: Any, cases: Sequence[Case], *, timeout_s: float) -> Iterator[tup
         numbers = sorted(todo)
         left = Scorer(task).judge([cases[number] for number in numbers], timeout_s=timeout_s, is_guarded=in_main)
         yield from zip(numbers, left, strict=True)
+
+
+def _in_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def is_here(task: Any) -> bool:
+    """Whether its answers are graded in this thread, and a few of them in no time."""
+    return _in_main() and _is_plain(task) and not runs_code(task)
 
 
 def _here_while_quick(

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from eval_pipelines.benchmarks import grading_place
 from eval_pipelines.benchmarks.building import Rows, build_task, prepare_library
 from eval_pipelines.benchmarks.catalog import open_catalog
 from eval_pipelines.benchmarks.checking import lacks_reference
@@ -127,6 +128,11 @@ class Benchmark:
             for question in subtask.questions:
                 for repeats in question.requests:
                     yield from repeats
+
+    @property
+    def is_graded_here(self) -> bool:
+        """Whether a few answers are graded in no time, in the main thread."""
+        return all(grading_place.is_here(subtask.task) for subtask in self._subtasks)
 
     def grade(
         self, responses: Mapping[str, Response], *, max_failed_share: float | None = None

@@ -5,7 +5,7 @@ Exact where the server gives answer i of a request with seed s the seed s + i, a
 Source  OpenAI API reference, `n`; vLLM 0.32, `vllm/v1/engine/parallel_sampling.py`
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 from types import ModuleType
 from typing import Any
@@ -14,18 +14,25 @@ from eval_pipelines.client.failures import NoAnswer, failure
 from eval_pipelines.records import Failure, FailureKind, Request
 
 Batch = tuple[Request, ...]
+Pause = Callable[[], Awaitable[None]]
 
 
-def of_repeats(requests: Iterable[Request], n_at_most: int) -> Iterator[Batch]:
+def of_repeats(requests: Iterable[Request | Pause], n_at_most: int) -> Iterator[Batch | Pause]:
     """Requests that follow each other and differ in nothing but their repeat, put together.
 
-    Read lazily: one request ahead, none if `n_at_most` is 1. A hole in the repeats begins a new batch.
+    Read lazily: one request ahead, none if `n_at_most` is 1. A hole in the repeats begins a new batch, and so does a pause.
     """
     if n_at_most == 1:
-        yield from ((request,) for request in requests)
+        yield from ((one,) if isinstance(one, Request) else one for one in requests)
         return
     batch: list[Request] = []
     for request in requests:
+        if not isinstance(request, Request):
+            if batch:
+                yield tuple(batch)
+                batch = []
+            yield request
+            continue
         if batch and (len(batch) == n_at_most or not _is_next(batch[-1], request)):
             yield tuple(batch)
             batch = []

@@ -62,7 +62,7 @@ Outcome = Callable[[Request, Response], None]
 
 
 async def ask(
-    requests: Iterable[Request],
+    requests: Iterable[Request | batches.Pause],
     n_requests: int,
     endpoint: Endpoint,
     *,
@@ -75,7 +75,8 @@ async def ask(
     """Send every request; append each answer to the journal before counting it.
 
     Args:
-        requests: any number, read lazily, in an order that keeps shared prompt prefixes together.
+        requests: any number, read lazily, in an order that keeps shared prompt prefixes together. Who reads a function
+            awaits it, and then reads on: what is on the wire goes on meanwhile.
         n_requests: how many there are: the budget is a share of them.
         on_outcome: called with every final answer or failure, answers after they are in the journal.
         interceptors: see each attempt, in this order on its way out, reversed on its way back.
@@ -132,8 +133,12 @@ class _Run:
     _ending: Ending = field(default_factory=Ending)
     _refuses_several: bool = False
 
-    async def work(self, client: Client, source: Iterator[batches.Batch]) -> None:
+    async def work(self, client: Client, source: Iterator[batches.Batch | batches.Pause]) -> None:
         for batch in source:
+            if not isinstance(batch, tuple):
+                with self._ending.waits():
+                    await batch()
+                continue
             parts = [(batch, 0)]
             while parts:
                 part, n_before = parts.pop()

@@ -95,6 +95,16 @@ def test_at_most_one_request_is_read_ahead_and_none_without_batches() -> None:
         assert len(list(source)) == 8 - n_read
 
 
+@pytest.mark.parametrize("n_at_most", [1, 8])
+def test_whatever_came_before_a_pause_is_asked_before_it(n_at_most) -> None:
+    async def pause() -> None:
+        pass
+
+    found = list(batches.of_repeats([*questions(1, 2), pause, pause, repeat_of(0, 2)], n_at_most))
+    before = [(one,) for one in questions(1, 2)] if n_at_most == 1 else [tuple(questions(1, 2))]
+    assert found == [*before, pause, pause, (repeat_of(0, 2),)]
+
+
 def reply(*texts: str, n_tokens: int = 40, **fields: Any) -> dict[str, Any]:
     choices = [{"index": index, "text": text, "finish_reason": "stop"} for index, text in enumerate(texts)]
     return {"choices": choices, "usage": {"prompt_tokens": 11, "completion_tokens": n_tokens}, **fields}

@@ -34,12 +34,18 @@ def questions(n: int, first: str = "What is") -> list[Request]:
 
 
 async def asked(
-    faulty: Any, folder: Path, n: int, *interceptors: Interceptor, limits: Limits | None = None, **fields: Any
+    faulty: Any,
+    folder: Path,
+    n: int,
+    *interceptors: Interceptor,
+    limits: Limits | None = None,
+    requests: list[Any] | None = None,
+    **fields: Any,
 ) -> AskReport:
     endpoint = Endpoint(faulty.url, "mock", "hosted", **{"max_in_flight": 8, "request_timeout_s": 5, **fields})
     with Journal(folder / "journal.jsonl") as journal:
         report = await ask(
-            questions(n),
+            requests or questions(n),
             n,
             endpoint,
             journal=journal,
@@ -117,6 +123,32 @@ async def test_after_a_broken_budget_nobody_tries_again(faulty, tmp_path) -> Non
     report = await asyncio.wait_for(asked(faulty, tmp_path, 200, limits=limits, max_in_flight=64), 3)
     assert (dict(report.failures), report.stopped) == ({"rejected": report.n_failed}, "")
     assert faulty.stats()["most_asked"] == 1
+
+
+async def test_nor_does_anybody_wait_for_what_comes_between_two_questions(faulty, tmp_path) -> None:
+    faulty.set(faults=[{"kind": "400"}], latency_s=0.05)
+    waiting = 0
+
+    async def pause() -> None:
+        nonlocal waiting
+        waiting += 1
+        await asyncio.sleep(600)
+
+    requests = [*questions(12), pause, *questions(8, "And")]
+    told = await asyncio.wait_for(asked(faulty, tmp_path, 20, requests=requests, limits=Limits(max_failed_share=0)), 10)
+    assert (told.n_failed < 20, waiting) == (True, 1)
+
+
+async def test_what_is_asked_goes_on_while_one_waits_between_two_questions(faulty, tmp_path) -> None:
+    faulty.set(latency_s=0.05)
+    n_done: list[int] = []
+
+    async def pause() -> None:
+        await asyncio.sleep(1)
+        n_done.append(faulty.stats()["answered"])
+
+    told = await asked(faulty, tmp_path, 20, requests=[*questions(12), pause, *questions(8, "And")])
+    assert (told.n_answered, n_done) == (20, [20])
 
 
 async def test_what_is_on_the_wire_at_a_stop_is_awaited_and_kept(faulty, tmp_path) -> None:

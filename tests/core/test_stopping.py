@@ -1,8 +1,11 @@
 """Asking that ends once enough is known: in which order, when, and what is then graded."""
 
+import asyncio
 import re
-from collections.abc import Collection, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,8 @@ class Exam:
     subtask_names: tuple[str, ...] = ("exam",)
     spec: BenchmarkSpec = field(default_factory=lambda: BenchmarkSpec(task="exam"))
     right: float = 1.0
+    is_graded_here: bool = True
+    takes_s: float = 0.0  # for each answer
 
     def samples(self) -> Iterator[Sample]:
         return (Sample(sample_id=one, subtask="exam", question="?", target="!", n_requests=1) for one in self.ids)
@@ -40,6 +45,7 @@ class Exam:
         self, responses: Mapping[str, Response], *, max_failed_share: float | None = None
     ) -> tuple[list[Score], list[Metric]]:
         scores = []
+        time.sleep(self.takes_s * len(self.ids))
         for request in self.requests():
             text = responses[request.digest].text if request.digest in responses else None
             reason = None if text is not None else "timeout"
@@ -77,6 +83,16 @@ def digests(benchmark: Any) -> set[str]:
     return {request.digest for request in benchmark.requests()}
 
 
+async def read(source: Iterable[Any]) -> AsyncIterator[tuple[int, Request]]:
+    """What is to be asked, numbered, as one who asks it reads it."""
+    numbers = count()
+    for one in source:
+        if isinstance(one, Request):
+            yield next(numbers), one
+        else:
+            await one()
+
+
 def test_questions_come_in_an_order_that_every_model_shares_and_the_seed_changes() -> None:
     ids = [f"exam/{i}" for i in range(50)]
     assert in_order(ids, 0) == in_order(reversed(ids), 0) != in_order(ids, 1)
@@ -85,11 +101,11 @@ def test_questions_come_in_an_order_that_every_model_shares_and_the_seed_changes
     assert [one for one in in_order(ids, 0) if one in ids[:20]] == in_order(ids[:20], 0)
 
 
-def test_asking_ends_once_the_interval_is_narrow_enough_and_what_was_asked_is_what_counts() -> None:
+async def test_asking_ends_once_the_interval_is_narrow_enough_and_what_was_asked_is_what_counts() -> None:
     benchmark = exam()
     early = EarlyStop(benchmark, StopEarly(half_width=0.05, batch=50))
     missing, n_asked = digests(benchmark), 0
-    for request in early.requests(missing):
+    async for _, request in read(early.requests(missing)):
         n_asked += 1
         early.take(request, response(request))
     part = early.end()
@@ -99,10 +115,10 @@ def test_asking_ends_once_the_interval_is_narrow_enough_and_what_was_asked_is_wh
     assert len(missing) == 1_000 - n_asked
 
 
-def test_answers_that_overtake_others_are_not_looked_at_before_them() -> None:
+async def test_answers_that_overtake_others_are_not_looked_at_before_them() -> None:
     early = EarlyStop(exam(), StopEarly(half_width=0.2, batch=10))
     slow = None
-    for n, request in enumerate(early.requests(digests(early.benchmark))):
+    async for n, request in read(early.requests(digests(early.benchmark))):
         if n == 0:
             slow = request  # still on its way: nothing after it counts
         else:
@@ -114,25 +130,50 @@ def test_answers_that_overtake_others_are_not_looked_at_before_them() -> None:
     assert early.reason == "", "everything was asked by then"
 
 
-def test_it_is_known_on_which_side_of_a_value_the_result_is() -> None:
+@pytest.mark.parametrize("is_graded_here", [True, False])
+async def test_what_is_on_the_wire_is_served_while_answers_are_graded(is_graded_here) -> None:
+    benchmark = replace(exam(300), takes_s=0.01, is_graded_here=is_graded_here)
+    lags: list[float] = []
+
+    async def watch() -> None:
+        while True:
+            at = time.perf_counter()
+            await asyncio.sleep(0.001)
+            lags.append(time.perf_counter() - at)
+
+    async def ask() -> None:
+        async for _, request in read(source):
+            early.take(request, response(request))
+            await asyncio.sleep(0)
+
+    early = EarlyStop(benchmark, StopEarly(half_width=0.1, batch=100))
+    source = early.requests(digests(benchmark))
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(ask() for _ in range(4)))
+    watching.cancel()
+    assert len(list(early.end().samples())) == 100
+    assert max(lags) < 0.5, "100 answers take a second"
+
+
+async def test_it_is_known_on_which_side_of_a_value_the_result_is() -> None:
     early = EarlyStop(exam(), StopEarly(decides=0.5, batch=20))
-    for request in early.requests(digests(early.benchmark)):
+    async for _, request in read(early.requests(digests(early.benchmark))):
         early.take(request, response(request, "wrong"))
     early.end()
     assert early.reason.startswith("the result is below 0.5: 0.0000 to 0.3")
 
 
-def test_failed_requests_are_left_out_and_never_wrong() -> None:
+async def test_failed_requests_are_left_out_and_never_wrong() -> None:
     early = EarlyStop(exam(), StopEarly(half_width=0.05, batch=50))
-    for n, request in enumerate(early.requests(digests(early.benchmark))):
+    async for n, request in read(early.requests(digests(early.benchmark))):
         early.take(request, response(request, None if n % 10 == 0 else "right"))
     early.end()
     assert "narrow enough: 0.9" in early.reason
 
 
-def test_answers_that_cannot_be_graded_are_counted_over_the_whole_and_not_in_each_batch() -> None:
+async def test_answers_that_cannot_be_graded_are_counted_over_the_whole_and_not_in_each_batch() -> None:
     early = EarlyStop(exam(), StopEarly(half_width=0.1, batch=10))
-    for n, request in enumerate(early.requests(digests(early.benchmark))):
+    async for n, request in read(early.requests(digests(early.benchmark))):
         early.take(request, response(request, "hangs" if n == 3 else "right"))
     early.end()
     assert "narrow enough: 0.8" in early.reason
