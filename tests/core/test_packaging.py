@@ -3,10 +3,14 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+from tests.core.test_layers import imports, sources
 
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("eval_pipelines", "resources", "assets", "sensors", "dbt_like_sql")
@@ -121,14 +125,28 @@ def test_a_requirement_without_a_hash_is_found() -> None:
     assert requirements_without_hash(text) == ["b==2", "-e", "c>=3"]
 
 
-def test_everything_the_project_needs_is_locked() -> None:
-    import tomllib
-
+def declared() -> set[str]:
+    """The packages that the project says it needs, the optional ones too."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
-    names = {re.match(r"[A-Za-z0-9._-]+", one)[0].lower() for one in wanted}  # type: ignore[index]
+    return {re.match(r"[A-Za-z0-9._-]+", one)[0].lower() for one in wanted}  # type: ignore[index]
+
+
+def test_whatever_the_project_imports_it_declares() -> None:
+    # modules that come with a package, which pins them or is built on them
+    comes_with = {"pydantic_core": "pydantic", "openvino": "openvino-genai", "sqlalchemy": "dagster"}
+    packages = packages_distributions()
+    # programs that run where somebody else's packages are
+    trees = [(name, tree) for name, tree in sources(ROOT) if not name.startswith("eval_pipelines/serving/servers/")]
+    imported = {target.split(".")[0] for name, tree in trees for _, target in imports(name, tree)}
+    imported -= {*PACKAGES, *sys.stdlib_module_names}
+    needed = {comes_with.get(one, packages.get(one, [one])[0]).lower().replace("_", "-") for one in imported}
+    assert needed - declared() == set()
+
+
+def test_everything_the_project_needs_is_locked() -> None:
     # what only the demo, DuckLake or a tracker needs has a lock of its own
     locks = [*ROOT.glob("requirements*.lock"), ROOT / "tests" / "exporters" / "requirements-wandb.txt"]
     pinned = (re.findall(r"^([a-z0-9._-]+)(?:\[[^\]]*\])?==", path.read_text(), re.MULTILINE) for path in locks)
     locked = {name for names_ in pinned for name in names_}
-    assert names - locked == set()
+    assert declared() - locked == set()
