@@ -29,7 +29,7 @@ class Gradable(Questions, Protocol):
 
     @property
     def is_graded_here(self) -> bool:
-        """Whether a few answers are graded in no time, in the main thread."""
+        """Whether answers must be graded in the main thread, or a few of them are in no time."""
 
     @property
     def subtask_names(self) -> list[str]:

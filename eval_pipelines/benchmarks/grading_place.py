@@ -58,8 +58,16 @@ def _in_main() -> bool:
 
 
 def is_here(task: Any) -> bool:
-    """Whether its answers are graded in this thread, and a few of them in no time."""
-    return _in_main() and _is_plain(task) and not runs_code(task)
+    """Whether its answers are graded in this thread: a few in no time, or because only here their time is limited."""
+    return _in_main() and not runs_code(task) and (_is_plain(task) or not _can_leave(task))
+
+
+def _can_leave(task: Any) -> bool:
+    try:
+        pickled(task)
+    except CannotSendError:
+        return False
+    return True
 
 
 def _here_while_quick(

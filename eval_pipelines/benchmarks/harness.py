@@ -131,7 +131,7 @@ class Benchmark:
 
     @property
     def is_graded_here(self) -> bool:
-        """Whether a few answers are graded in no time, in the main thread."""
+        """Whether answers must be graded in the main thread, or a few of them are in no time."""
         return all(grading_place.is_here(subtask.task) for subtask in self._subtasks)
 
     def grade(

@@ -154,6 +154,7 @@ def test_lm_evals_own_filters_are_stopped_in_this_very_process(opened) -> None:
 
 def test_outside_the_main_thread_processes_grade(opened) -> None:
     benchmark = opened(10, more="")
+    assert benchmark.is_graded_here
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(benchmark.grade(answered(benchmark, ["no"]))))
     thread.start()
@@ -165,10 +166,12 @@ def test_outside_the_main_thread_processes_grade(opened) -> None:
 def test_a_task_that_cannot_leave_its_process_is_graded_here(opened, monkeypatch) -> None:
     benchmark = opened(10)
     task = benchmark._subtasks[0].task
+    assert not benchmark.is_graded_here
     lock = threading.Lock()
     monkeypatch.setattr(
         task, "process_results", lambda doc, results: {"exact_match": float(results[0] == "yes" and not lock.locked())}
     )
+    assert benchmark.is_graded_here
     scores, _ = benchmark.grade(answered(benchmark, ["no"]))
     assert [one.value for one in scores] == [0.0] + [1.0] * 9
 
