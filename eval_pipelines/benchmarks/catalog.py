@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from eval_pipelines.benchmarks.own_file import read_own
+from eval_pipelines.benchmarks.own_names import SHIPPED, unread
 from eval_pipelines.benchmarks.task_index import (
     Row,
     folder_index,
     lm_eval_folder,
     lm_eval_index,
-    read_constants,
     read_yaml,
 )
 from eval_pipelines.errors import ConfigError, UnknownNameError
@@ -32,6 +32,7 @@ class Entry:
     Attributes:
         config: The whole task, where a group defines it inside itself; then `path` is the group's.
         origin: lm-eval, eval-pipelines, or the folder it was found in.
+        replaces: of the operator's own: who else has the name.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Entry:
     about: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] | None = None
     origin: str = "lm-eval"
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,6 @@ class Leaf:
 _OF_GROUPS = ("group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag")
 
 
-_SHIPPED = ("lm-eval", "eval-pipelines")
 _WELL_KNOWN = ("arc_challenge", "gsm8k", "hellaswag", "mmlu", "mmlu_pro", "truthfulqa_mc1", "winogrande")
 
 
@@ -86,11 +87,14 @@ class Catalog:
     def __init__(self, indexes: list[tuple[str, Path, dict[str, Row]]]) -> None:
         self._indexes = indexes
         self._rows: dict[str, tuple[str, Path, Row]] = {}
+        self._replaced: dict[str, str] = {}
         for origin, folder, index in indexes:
             for name, row in index.items():
                 before = self._rows.get(name)
                 if row.kind == "tag" and before and before[2].kind == "tag":
                     row = row._replace(members=sorted({*row.members, *before[2].members}))
+                elif before and origin not in SHIPPED:
+                    self._replaced[name] = before[0]
                 self._rows[name] = (origin, folder, row)
 
     def __contains__(self, name: str) -> bool:
@@ -104,14 +108,16 @@ class Catalog:
         """What stands behind a name. Raises UnknownNameError with the near miss, ConfigError for a file that is none."""
         if name not in self._rows:
             for origin, folder, _ in self._indexes:
-                if origin not in _SHIPPED and (why := _why_no_benchmark(folder, name)):
+                if origin not in SHIPPED and (why := unread(folder, name)):
                     raise ConfigError(why)
             raise self._unknown("lm-eval task", name)
         origin, folder, row = self._rows[name]
         if row.kind == "broken":
             raise ConfigError(f"{row.file} cannot be read: {row.about['error']}")
         path = None if row.file is None else folder / row.file
-        return Entry(name, row.kind, path, tuple(sorted(row.members)), row.about, origin=origin)
+        return Entry(
+            name, row.kind, path, tuple(sorted(row.members)), row.about, None, origin, self._replaced.get(name)
+        )
 
     def entries(self) -> Iterator[Entry]:
         """Everything there is, by name."""
@@ -127,9 +133,17 @@ class Catalog:
 
         Raises:
             UnknownNameError: no such name, or a group names a member that is not there; with the near miss.
-            ConfigError: the file of a group cannot be read.
+            ConfigError: the file of a group cannot be read; or the operator has a file of that name that is not read, for
+                whom what is shipped under it would silently be another benchmark.
         """
-        found = self._expand(self.entry(name), {}, ())
+        entry = self.entry(name)
+        if entry.origin in SHIPPED:
+            for origin, folder, _ in self._indexes:
+                if origin not in SHIPPED and (why := unread(folder, name, is_shipped=True)):
+                    raise ConfigError(
+                        f"{why.rstrip('.')}. If the {name} in {entry.origin} is meant, call that file otherwise"
+                    )
+        found = self._expand(entry, {}, ())
         unique = {leaf.entry.name: leaf for leaf in found}
         return list(unique.values())
 
@@ -204,23 +218,6 @@ def written(entry: Entry) -> dict[str, Any]:
         return read_yaml(entry.path)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise ConfigError(f"{entry.path} cannot be read: {' '.join(str(error).split())}") from None
-
-
-def _why_no_benchmark(folder: Path, name: str) -> str | None:
-    """What a file lacks that is called as a benchmark would be; None if there is none."""
-    if (path := folder / f"{name}.yml").is_file():
-        return f"{path} is not read: name it {name}.yaml"
-    if (path := folder / f"{name}.py").is_file():
-        lacking = [one for one in ("prompt", "score") if one not in read_constants(path)]
-        wanted = "`def score(sample, answer)`, and `def prompt(sample)` or PROMPT"
-        return f"{path} is no benchmark: it defines no {' and no '.join(lacking)}. One in Python has {wanted}."
-    if (path := folder / f"{name}.yaml").is_file():
-        said = read_yaml(path)
-        if other := said.get("group") or said.get("task"):
-            return f"{path} is the task {other!r}: ask for that name"
-        has = ", ".join(map(str, said)) or "nothing"
-        return f"{path} is no benchmark: it has no `prompt`, nor the `task` of lm-eval's own files. It has {has}."
-    return None
 
 
 def _own(said: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ def static_facts(name: str, spec: BenchmarkSpec, entry: Entry, leaves: list[Leaf
         "task": spec.task,
         "kind": entry.kind,
         "from": f"{entry.origin}: {entry.path}" if entry.path else entry.origin,
+        "in place of": f"the one in {entry.replaces}" if entry.replaces else None,
         "description": entry.about.get("description"),
         "subtasks": [leaf.entry.name for leaf in leaves] if len(leaves) > 1 else None,
         "aggregated": [_aggregate(one) for one in groups[0].aggregates] if groups else None,

@@ -99,7 +99,7 @@ def read_folder(folder: Path) -> Index:
         except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             index.setdefault(path.stem, Row("broken", str(path), [], {"error": " ".join(str(error).split())}))
             continue
-        name, kind = _name_and_kind(path, written)
+        name, kind = name_and_kind(path, written)
         if name is None or (name in index and index[name].kind not in ("tag", "broken")):
             continue
         index[name] = Row(kind, path.relative_to(folder).as_posix(), [], about)
@@ -115,7 +115,8 @@ def _files(folder: Path) -> Iterator[Path]:
     yield from sorted((path for path in found if path.exists()), key=lambda path: path.as_posix())
 
 
-def _name_and_kind(path: Path, written: dict[str, Any]) -> tuple[str | None, str]:
+def name_and_kind(path: Path, written: dict[str, Any]) -> tuple[str | None, str]:
+    """What a file that says `written` is the benchmark of, None if of nothing; and the kind of its row."""
     if "prompt" in written and ("score" in written if path.suffix == ".py" else not {"task", "group"} & {*written}):
         return path.stem, "own"
     kind = "py_task" if "class" in written else "group" if "group" in written else "task"

@@ -13,6 +13,7 @@ import click
 from dotenv import load_dotenv
 
 from eval_pipelines.benchmarks.checking import check_benchmarks
+from eval_pipelines.benchmarks.origins import origins
 from eval_pipelines.cli.answers import answers
 from eval_pipelines.cli.benchmarks import benchmarks
 from eval_pipelines.cli.export import export
@@ -99,13 +100,16 @@ def config_check(path: Path) -> None:
     for root in config.watched:
         family = root.family or "one family per folder"
         click.echo(f"watched      {root.path}: {family}, suite {root.suite} on {' or '.join(root.deployment)}")
+    whose = origins(config.benchmarks, cache=config.data_root / "cache", folder=config.folder)
     for name, spec in config.benchmarks.items():
         source = "its own source" if spec.data is None else spec.data.in_words
         judged = f", judged by {', '.join(spec.judge.models)}" if spec.judge else ""
         click.echo(
-            f"benchmark    {name}: task {spec.task}, {spec.protocol}, limit {spec.limit or 'none'}, "
+            f"benchmark    {name}: task {spec.task} ({whose[name].in_words}), {spec.protocol}, limit {spec.limit or 'none'}, "
             f"data from {source}{judged}"
         )
+        for told in whose[name].notes:
+            click.echo(f"             note: {told}")
     for name, members in config.suites.items():
         click.echo(f"suite        {name}: {', '.join(members)}")
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eval_pipelines.benchmarks.catalog import Catalog, Entry, open_catalog
+from eval_pipelines.benchmarks.origins import Origin, origin_of, origins
+from eval_pipelines.benchmarks.own_names import SHIPPED
 from eval_pipelines.benchmarks.scaffold import Kind, add_entry, write_new
 from eval_pipelines.cli.output import Output, note, output_options
 from eval_pipelines.config import BenchmarkSpec, Config, load_config
@@ -32,7 +34,7 @@ _COLUMNS = (
     Column("shots", lambda row: "" if row["num_fewshot"] is None else str(row["num_fewshot"]), rank=5, is_number=True),
     Column("metrics", lambda row: ", ".join(row["metrics"]), rank=3, max_width=40),
     Column("data", lambda row: one_line(row["data"], 60), rank=4),
-    Column("from", lambda row: row["origin"], rank=6),
+    Column("from", lambda row: _from(row), rank=6),
 )
 _DECLARED = (
     Column("benchmark", lambda row: row["benchmark"]),
@@ -40,6 +42,7 @@ _DECLARED = (
     Column("asked", lambda row: row["protocol"], rank=2),
     Column("limit", lambda row: str(row["limit"] or "all"), rank=3, is_number=True),
     Column("data", lambda row: one_line(row["data"], 60), rank=1),
+    Column("from", lambda row: row["from"], rank=4),
 )
 
 
@@ -64,13 +67,17 @@ def ls(path: Path, is_all: bool, tag: str | None, text: str | None, output: Outp
         output.rows([_row(one) for one in _matching(catalog.entries(), text)], _COLUMNS)
     else:
         own = [_row(one) for one in catalog.entries() if one.origin != "lm-eval"]
-        declared = [_declared(name, spec) for name, spec in config.benchmarks.items()] if config else []
+        whose = origins(config.benchmarks, cache=_cache(config), folder=config.folder) if config else {}
+        declared = [_declared(name, spec, whose[name]) for name, spec in config.benchmarks.items()] if config else []
         if not output.is_for_people:
             output.rows([*declared, *own], ())
             return
         if declared:
             note("In evals.yaml:")
             output.rows(declared, _DECLARED)
+        for name, origin in whose.items():
+            for told in origin.notes:
+                note(f"{name}: {told}")
         if own:
             note("\nThis project's and your own:")
             output.rows(own, _COLUMNS)
@@ -106,6 +113,8 @@ def show(path: Path, name: str, is_loaded: bool | None, as_json: bool) -> None:
     config, spec, catalog = _named(path, name)
     leaves = catalog.leaves(spec.task)
     facts = static_facts(name, spec, catalog.entry(spec.task), leaves)
+    if notes := origin_of(spec, catalog, folder=path.parent).notes:
+        facts["note"] = "; ".join(notes)
     if is_loaded or (is_loaded is None and is_local(spec, leaves)):
         try:
             facts |= loaded_facts(_load(name, spec, config, limit=1))
@@ -251,13 +260,22 @@ def _row(entry: Entry) -> dict[str, Any]:
         "tags": [tags] if isinstance(tags, str) else tags,
         "n_members": len(entry.members) or None,
         "origin": entry.origin,
+        "replaces": entry.replaces,
         "path": None if entry.path is None else str(entry.path),
     }
 
 
-def _declared(name: str, spec: BenchmarkSpec) -> dict[str, Any]:
+def _from(row: dict[str, Any]) -> str:
+    whose = row["origin"] if row["origin"] in SHIPPED else row["path"] or row["origin"]
+    return f"{whose}, in place of the one in {row['replaces']}" if row["replaces"] else whose
+
+
+def _declared(name: str, spec: BenchmarkSpec, origin: Origin) -> dict[str, Any]:
     source = "its own" if spec.data is None else spec.data.in_words
-    return {"benchmark": name, "task": spec.task, "protocol": spec.protocol, "limit": spec.limit, "data": source}
+    return {
+        "benchmark": name, "task": spec.task, "protocol": spec.protocol, "limit": spec.limit, "data": source,
+        "from": origin.in_words,
+    }  # fmt: skip
 
 
 def _indented(text: str) -> str:

@@ -57,6 +57,28 @@ def test_what_is_declared_and_what_is_ones_own_is_listed(run) -> None:
     ]
 
 
+def test_it_is_told_whose_file_a_task_comes_from(run, tmp_path) -> None:
+    check = ["--config", str(tmp_path / "evals.yaml"), "config", "check"]
+    assert "sums: task gsm8k (lm-eval), completions" in CliRunner().invoke(main, check).output
+    (tmp_path / "benchmarks").mkdir()
+    own = tmp_path / "benchmarks" / "gsm8k.yaml"
+    own.write_text('data: ../sums.jsonl\nprompt: "{{question}}"\ntarget: "{{answer}}"\n')
+    told = CliRunner().invoke(main, check).output
+    assert "sums: task gsm8k (benchmarks/gsm8k.yaml, in place of the one in lm-eval), completions" in told
+    assert "note" not in told
+    declared, *others = json.loads(run("ls", "--format", "json").output)
+    assert declared["from"] == "benchmarks/gsm8k.yaml, in place of the one in lm-eval"
+    assert next(one for one in others if one["name"] == "gsm8k")["replaces"] == "lm-eval"
+    shown = json.loads(run("show", "gsm8k", "--json", "--no-load").output)
+    assert (shown["from"], shown["in place of"]) == (f"{tmp_path}/benchmarks: {own}", "the one in lm-eval")
+
+    own.rename(tmp_path / "gsm8k.yaml")
+    told = CliRunner().invoke(main, check).output
+    assert f"note: {tmp_path}/gsm8k.yaml is a benchmark 'gsm8k', too, and is not used" in told
+    assert f"sums: {tmp_path}/gsm8k.yaml is a benchmark 'gsm8k', too" in run("ls").output
+    assert "gsm8k.yaml is a benchmark" in json.loads(run("show", "sums", "--json").output)["note"]
+
+
 def test_the_nearest_names_are_found_first(run) -> None:
     done = run("search", "gsm8k", "cot")
     assert done.output.splitlines()[2].split()[0] == "gsm8k_cot"
