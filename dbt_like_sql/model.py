@@ -10,8 +10,11 @@ from eval_pipelines.keys import digest
 
 FOLDER: Final = Path(__file__).parent
 SOURCES: Final = frozenset(
-    {"evaluations", "metrics", "scores", "judgements", "samples", "responses", "server_metrics", "gate_verdicts"}
-)
+    {
+        "evaluations", "metrics", "scores", "judgements", "samples", "responses", "server_metrics", "gate_verdicts",
+        "configured",
+    }
+)  # fmt: skip
 
 Layer = Literal["staging", "marts"]
 Materialized = Literal["table", "view"]

@@ -77,11 +77,12 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Something that may become a checkpoint, and why it is none yet."""
+    """Something that may become a checkpoint, and why it is none yet. `whole_as`: its key, if only its hash is missing."""
 
     name: str
     reason: str
     modified_at: datetime | None = None
+    whole_as: ModelKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,8 @@ def scan(root: Root, *, now: datetime, cache: Path | None = None, hash_for_s: fl
         except UnusableError as error:
             ignored.append(Ignored(entry.name, str(error)))
         except (UnfinishedError, CheckpointVanished, HashingPaused) as error:
-            waiting.append(Waiting(entry.name, str(error), _newest(entry.path)))
+            whole_as = key if isinstance(error, HashingPaused) else None
+            waiting.append(Waiting(entry.name, str(error), _newest(entry.path), whole_as))
         except OSError as error:
             waiting.append(Waiting(entry.name, _in_words(error, entry.name), _newest(entry.path)))
     return Scan(tuple(finished), tuple(waiting), tuple(ignored))

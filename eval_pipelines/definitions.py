@@ -26,6 +26,7 @@ from resources.endpoints import EndpointsResource
 from resources.warehouse import WarehouseResource
 from sensors.benchmark_versions import benchmark_versions_sensor
 from sensors.checkpoints import checkpoint_sensor
+from sensors.configured import configured_sensor
 from sensors.gates import gates_sensor
 from sensors.leases import leases_sensor
 from sensors.models import declared_models_sensor
@@ -53,6 +54,7 @@ def build(path: Path) -> dg.Definitions:
             retry_sensor,
             declared_models_sensor,
             benchmark_versions_sensor,
+            configured_sensor,
             store_sensor,
             publish_sensor,
             reports_sensor,

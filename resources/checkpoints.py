@@ -15,10 +15,10 @@ _HASH_FOR_S = 20.0
 class CheckpointsResource(ConfiguredResource):
     """Checkpoints that training jobs leave in watched folders."""
 
-    def scan(self) -> list[tuple[WatchedRoot, Scan]]:
+    def scan(self, *, hash_for_s: float = _HASH_FOR_S) -> list[tuple[WatchedRoot, Scan]]:
         """One look at every watched folder; they share the time there is for hashing."""
         config = self.config
-        cache, ends_at = fingerprint_cache(config), time.monotonic() + _HASH_FOR_S
+        cache, ends_at = fingerprint_cache(config), time.monotonic() + hash_for_s
         return [
             (root, scan(root, now=utc_now(), cache=cache, hash_for_s=max(0.0, ends_at - time.monotonic())))
             for root in config.watched

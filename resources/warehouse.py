@@ -1,9 +1,12 @@
 """Where evidence and scores are kept."""
 
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from eval_pipelines.config import Config
+from eval_pipelines.configured import Configured
+from eval_pipelines.records import utc_now
 from resources.config import ConfiguredResource
 
 if TYPE_CHECKING:
@@ -27,6 +30,19 @@ class WarehouseResource(ConfiguredResource):
     def sync(self) -> "Synced":
         """Fetch what other machines landed, and keep what only this one has. Raises ConfigError, WarehouseError."""
         return self.landing.sync()
+
+    def record_configured(self, configured: Configured) -> int:
+        """Land what changed of what evals.yaml asks for; returns how many rows. Raises ConfigError, WarehouseError."""
+        from eval_pipelines.warehouse.configured import said
+
+        landing, now = self.landing, utc_now()
+        # two machines may ask for different things of one record
+        by = f"{socket.gethostname()}:{self.config.path}"
+        landing.configured_folder(by)
+        changes = configured.changes(said(self.config.data_root, by, now))
+        if changes:
+            landing.land_configured(by, changes, now)
+        return len(changes)
 
     def publish(self) -> "PublishReport":
         """Bring the published DuckDB file up to date. Raises SqlModelError, ConfigError, WarehouseError."""

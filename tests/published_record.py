@@ -1,8 +1,9 @@
 """A small record, made up but shaped like a real one: landed through the real Landing, published by the real publish.
 
-`atlas` over six steps of training, worse at 2500 on gsm8k; `borealis`, hosted, whose server failed now and then and
-who was never asked arc; one model with a long name and a hostile answer. gsm8k is generated, arc log-likelihoods over
-four choices, wiki a perplexity (lower is better). Sixty questions each, every draw seeded: the same numbers each time.
+`atlas` over six steps of training, worse at 2500 on gsm8k; `borealis`, hosted, whose server failed now and then and who
+was never asked arc; a seventh step that nothing was asked yet; one model with a long name and a hostile answer. gsm8k
+is generated, arc log-likelihoods over four choices, wiki a perplexity (lower is better). Sixty questions each, every
+draw seeded: the same numbers each time.
 """
 
 import json
@@ -22,6 +23,7 @@ from eval_pipelines.warehouse.publish import PublishReport, publish
 N: Final = 60
 START: Final = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 STEPS: Final = (500, 1000, 1500, 2000, 2500, 3000)
+UNASKED: Final = "atlas-1b@step-03500"
 BOREALIS: Final = "borealis-8b@hosted"
 LONG: Final = "a-model-whose-family-name-goes-on-and-on-7b-instruct-v0.3@checkpoint-000123456"
 HOSTILE: Final = (
@@ -50,6 +52,9 @@ def publish_record(root: Path) -> PublishReport:
             _land_cell(landing, model, benchmark, ability, START + timedelta(hours=6 * position))
     for position, (model, perplexity) in enumerate(WIKI.items()):
         _land_perplexity(landing, model, perplexity, START + timedelta(hours=6 * position + 1))
+    watched = [*(f"atlas-1b@step-{step:05}" for step in STEPS), UNASKED]
+    wanted = [("", ""), *((model, name) for model in (*watched, "") for name in ("gsm8k", "arc", ""))]
+    landing.land_configured("here:/srv/evals.yaml", dict.fromkeys(wanted, True), START)
     return publish(root)
 
 

@@ -44,7 +44,7 @@ def _(database):
 @app.cell
 def _(database, mo):
     missing = database.execute(
-        "SELECT model_key, benchmark, status FROM grid WHERE status <> 'scored' ORDER BY ALL"
+        "SELECT model_key, benchmark, status FROM grid WHERE status <> 'scored' AND is_wanted IS NOT false ORDER BY ALL"
     ).df()
     mo.vstack([mo.md(f"## {len(missing)} cells without a number"), missing])
     return (missing,)

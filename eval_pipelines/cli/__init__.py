@@ -168,11 +168,16 @@ def evaluate(path: Path, model: str, names: tuple[str, ...], limit: int | None, 
 @main.command()
 @click.pass_obj
 def publish(path: Path) -> None:
-    """Bring the published DuckDB file up to date with what landed, here and on other machines."""
+    """Bring the published DuckDB file up to date with what landed, here and elsewhere, and with what evals.yaml asks for."""
+    from eval_pipelines.configured import what_is_configured
+    from resources.checkpoints import CheckpointsResource
     from resources.warehouse import WarehouseResource
 
-    load_config(path)
-    report = WarehouseResource(config_path=str(path)).publish()
+    config = load_config(path)
+    warehouse = WarehouseResource(config_path=str(path))
+    looked = CheckpointsResource(config_path=str(path)).scan(hash_for_s=0.0)
+    warehouse.record_configured(what_is_configured(config, looked))
+    report = warehouse.publish()
     click.echo(f"{report.path}: generation {report.generation}, {report.n_new_files} new files, {report.wall_s:.2f} s")
     for test in report.failing:
         click.echo(f"{test.severity}: {test.name}: {test.n_failing} rows: {test.meaning}", err=True)

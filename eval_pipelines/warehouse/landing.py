@@ -8,12 +8,13 @@
     landing/judgements/…                                                         what judges said of the answers, if any
     landing/metrics/…                                                            after its scores: the commit
     landing/gate_verdicts/model=…/gate=…/<run id>.parquet                        what a gate said of it
+    landing/configured/by=…/<moment>.parquet                                     what an evals.yaml asks for since then
 
 Any number of processes and machines may land at once, without a lock: names are unique and nothing is overwritten.
 """
 
 import itertools
-from collections.abc import Collection, Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -151,6 +152,16 @@ class Landing:
         folder = self.folder / "gate_verdicts" / f"model={model}" / f"gate={safe_name('gate', gate)}"
         return self._land("gate_verdicts", folder / f"{safe_name('run id', run_id)}.parquet", rows)
 
+    def land_configured(self, by: str, changes: Mapping[tuple[str, str], bool], now: datetime) -> Path:
+        """Land what the configuration `by` asks for from now on, and what no longer. Raises WarehouseError."""
+        common = {"configured_by": by, "recorded_at": now}
+        rows = [{**common, "model_key": m, "benchmark": b, "is_configured": is_} for (m, b), is_ in changes.items()]
+        return self._land("configured", self.configured_folder(by) / f"{now:%Y%m%dT%H%M%S%f}.parquet", rows)
+
+    def configured_folder(self, by: str) -> Path:
+        """Where all that the configuration `by` ever asked for lies. Raises WarehouseError."""
+        return self._fetched(self.folder / folder_of(by))
+
     def answered(
         self, model_key: ModelKey | str, fingerprint: str, *, with_greedy: bool = False
     ) -> dict[str, datetime]:
@@ -276,6 +287,11 @@ class Landing:
         if self._mirror is not None:
             self._mirror.fetch(folder.relative_to(self.folder).as_posix())
         return folder
+
+
+def folder_of(by: str) -> str:
+    """The folder of one configuration, relative to the landing."""
+    return f"configured/by={digest([by], n_bytes=6)}"
 
 
 def _asked_at(rows: Iterable[Row]) -> dict[str, datetime]:

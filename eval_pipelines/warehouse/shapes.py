@@ -215,6 +215,15 @@ SHAPES: Final[Mapping[str, Mapping[str, str]]] = {
         "n_requests": "int",
         "cluster": "text?",
     },
+    # only what changed: whether a model (benchmark: ""), a benchmark (model_key: "") or that the one is to be asked the
+    # other stands in an evals.yaml from then on
+    "configured": {
+        "configured_by": "text",
+        "model_key": "text",
+        "benchmark": "text",
+        "is_configured": "bool",
+        "recorded_at": "time",
+    },
 }
 
 _ARROW: Final = {

@@ -47,6 +47,7 @@ ARROWS: dict[str, set[str]] = {
     "reports": {"analysis", "formats", "warehouse"},
     "container_spec": {"serving"},
     "models": {"checkpoints", "checkpoint_files"},
+    "configured": {"checkpoints"},
     "checkpoints": {"checkpoint_files", "fingerprints"},
 }
 

@@ -14,6 +14,7 @@ import pytest
 
 from eval_pipelines.errors import ConfigError, WarehouseError
 from eval_pipelines.warehouse import migrations, noticed
+from eval_pipelines.warehouse.configured import said
 from eval_pipelines.warehouse.landed_rows import read
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.mirror import Mirror, Synced
@@ -23,7 +24,7 @@ from eval_pipelines.warehouse.shapes import SHAPES, VERSION_KEY
 from eval_pipelines.warehouse.stores import Store, open_store
 from eval_pipelines.warehouse.stores.ducklake import Spec as LakeSpec
 from eval_pipelines.warehouse.stores.object_store import Spec as ObjectSpec
-from tests.warehouse.builders import answer, evaluation, land, requests, samples
+from tests.warehouse.builders import NOON, answer, evaluation, land, requests, samples
 from tests.warehouse.store_servers import POSTGRES, postgres, s3_server
 
 pytestmark = pytest.mark.slow
@@ -113,6 +114,20 @@ def test_both_machines_publish_the_same_numbers(machines) -> None:
         boards.append(query(machine.root, "SELECT model_key, value, n, coverage FROM leaderboard ORDER BY 1"))
     assert [row["model_key"] for row in boards[0]] == ["tiny@step-100", "tiny@step-200"]
     assert boards[0] == boards[1]
+
+
+def test_what_the_configuration_of_one_machine_asks_for_is_missing_on_both(machines) -> None:
+    a, b = machines
+    wanted = dict.fromkeys([("", ""), ("tiny@step-300", ""), ("", "gsm8k"), ("tiny@step-300", "gsm8k")], True)
+    a.landing.land_configured("a:/srv/evals.yaml", wanted, NOON)
+    assert b.landing.sync() == Synced(1, 0)
+    for machine in (a, b):
+        publish(machine.root)
+        [cell] = query(machine.root, "SELECT model_key, benchmark, status, is_wanted FROM grid")
+        assert [*cell.values()] == ["tiny@step-300", "gsm8k", "missing", True]
+    shutil.rmtree(a.root)
+    assert list(a.landing.configured_folder("a:/srv/evals.yaml").glob("*.parquet")), "it knows again what it said"
+    assert said(a.root, "a:/srv/evals.yaml", NOON) == wanted.keys()
 
 
 def test_what_a_killed_process_left_on_its_machine_is_kept_by_the_next_sync(machines) -> None:
