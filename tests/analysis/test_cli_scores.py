@@ -228,7 +228,7 @@ def test_exported_json_is_valid_whatever_a_number_is(config, tmp_path) -> None:
 def test_a_query_is_exported_into_a_pipe(config) -> None:
     command = [sys.executable, "-m", "eval_pipelines.cli", "--config", str(config), "export", "grid", "--format", "csv"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert (len(done.stdout.splitlines()), done.stderr) == (25, "")
+    assert (len(done.stdout.splitlines()), done.stderr) == (28, "")
 
 
 @pytest.mark.parametrize(
