@@ -12,6 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,7 +24,8 @@ _COUNTED = re.compile(
     r"|(.+_)?config\.json|tokenizer.*\.json|chat_template\..+|(special_tokens_map|added_tokens|vocab)\.json"
     r"|(vocab|merges)\.txt"
 )
-_N_REMEMBERED = 4096
+# Files, not checkpoints: of which there are thousands, with some ten files each. Fewer, and each look would hash them all.
+_N_REMEMBERED = 65_536
 # A file changed within the clock's grain of being hashed would look unchanged: too young to be remembered.
 _SETTLED_NS = 2_000_000_000
 
@@ -148,6 +150,15 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 def _load(cache: Path | None) -> _Known:
     if cache is None:
         return {}
+    try:
+        return _parsed(cache, _identity(cache.stat()))
+    except OSError:
+        return {}
+
+
+@lru_cache(maxsize=1)
+def _parsed(cache: Path, _seen: tuple[int, int, int]) -> _Known:
+    """Read once for all checkpoints: it is replaced, never written in place. Not to be changed by who gets it."""
     try:
         found = json.loads(cache.read_bytes())
         return {str(name): (int(a), int(b), int(c), str(hashed)) for name, (a, b, c, hashed) in found.items()}

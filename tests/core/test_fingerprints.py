@@ -63,6 +63,30 @@ def test_an_unchanged_file_is_not_hashed_again(tmp_path: Path, monkeypatch: pyte
     assert [file.name for file in cache.parent.iterdir()] == ["hashes.json"], "nothing is left aside"
 
 
+def test_the_files_of_thousands_of_checkpoints_are_all_remembered(tmp_path: Path) -> None:
+    folder, cache = model(tmp_path / "a"), tmp_path / "hashes.json"
+    for n in range(5_000):
+        (folder / f"{n}.py").touch()
+    for file in folder.iterdir():
+        make_old(file)
+    first = fingerprint(folder, cache=cache)
+    assert fingerprint(folder, cache=cache, deadline=time.monotonic() - 1) == first, "there was no time to hash"
+
+
+def test_what_is_remembered_is_read_once_for_all_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders, cache = [model(tmp_path / str(n)) for n in range(3)], tmp_path / "hashes.json"
+    for folder in folders:
+        for file in folder.iterdir():
+            make_old(file)
+        fingerprint(folder, cache=cache)
+    read: list[bytes] = []
+    loads = json.loads
+    monkeypatch.setattr(json, "loads", lambda text: loads(read.append(text) or text))
+    for folder in folders * 2:
+        fingerprint(folder, cache=cache)
+    assert len(read) == 1
+
+
 def test_bytes_overwritten_with_the_same_size_are_noticed(tmp_path: Path) -> None:
     file, cache = tmp_path / "a.gguf", tmp_path / "hashes.json"
     file.write_bytes(b"weights 1")
