@@ -1,11 +1,13 @@
 """Rows of landed files, whatever the shape they were landed in."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from eval_pipelines.warehouse import migrations
 from eval_pipelines.warehouse.footers import check_shape
@@ -26,6 +28,14 @@ def read(
         dataset = ds.dataset(source, schema=schema, format=None if isinstance(source, pa.Table) else "parquet")
         for batch in dataset.to_batches(columns=columns, filter=wanted, batch_size=ROWS_PER_GROUP):
             yield from batch.to_pylist()
+
+
+def write(kind: str, sink: BinaryIO, rows: Iterable[Row]) -> None:
+    """Rows as one landed file, group by group."""
+    schema, rows = arrow_schema(kind), iter(rows)
+    with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        while group := list(itertools.islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=schema))
 
 
 def _migrated(kind: str, version: int, path: Path) -> pa.Table:

@@ -17,11 +17,9 @@ import itertools
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.judgements import Judgement
@@ -29,11 +27,10 @@ from eval_pipelines.keys import ModelKey, digest
 from eval_pipelines.records import Evaluation, Metric, Place, Request, Response, Sample, Score, ServerMetrics
 from eval_pipelines.warehouse import lengths, response_rows
 from eval_pipelines.warehouse.files import safe_name, write_new
-from eval_pipelines.warehouse.landed_rows import ROWS_PER_GROUP, read
+from eval_pipelines.warehouse.landed_rows import read, write
 from eval_pipelines.warehouse.mirror import Mirror, Synced
 from eval_pipelines.warehouse.noticed import announced_by
 from eval_pipelines.warehouse.response_rows import Row
-from eval_pipelines.warehouse.shapes import arrow_schema
 from eval_pipelines.warehouse.stores import Store
 
 _FEW = 1_000
@@ -272,14 +269,7 @@ class Landing:
         return self._cell(evaluation.model_key, evaluation.cell, kind) / f"{name}.parquet"
 
     def _land(self, kind: str, target: Path, rows: Iterable[Row]) -> Path:
-        schema = arrow_schema(kind)
-
-        def write(sink: BinaryIO) -> None:
-            with pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-                for group in _groups(rows, ROWS_PER_GROUP):
-                    writer.write_table(pa.Table.from_pylist(group, schema=schema))
-
-        landed = write_new(target, write, announced_by(self.folder))
+        landed = write_new(target, lambda sink: write(kind, sink, rows), announced_by(self.folder))
         return landed if self._mirror is None else self._mirror.keep(landed)
 
     def _fetched(self, folder: Path) -> Path:
@@ -305,9 +295,3 @@ def _asked_at(rows: Iterable[Row]) -> dict[str, datetime]:
 
 def _parquet_files(folder: Path, start: str = "") -> list[Path]:
     return sorted(path for path in folder.glob("[!.]*.parquet") if path.name.startswith(start))
-
-
-def _groups(rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-    rows = iter(rows)
-    while group := list(itertools.islice(rows, size)):
-        yield group
