@@ -296,7 +296,12 @@ detectable AS (
         (
             1.959963984540054e0 * sqrt(n * discordance)
             + 0.8416212335729143e0 * sqrt(under_root)
-        ) / (n + 0.8416212335729143e0 ** 2) + 1 / n AS usually_found
+        ) / (n + 0.8416212335729143e0 ** 2) + 1 / n AS usually_found,
+        -- Tango's score test of 0/1 verdicts, on the side that is nearer to the margin: the likeliest share of questions
+        -- that only the model which is behind gets right, if it is behind by the margin. See score_test.py
+        greatest(n_a_only, n_b_only) AS n_more,
+        n_differ - 2 * n * margin + (n_more - n_fewer) * margin AS balance,
+        (balance + sqrt(greatest(0, balance * balance + 8 * n * n_fewer * margin * (1 - margin)))) / (4 * n) AS likeliest
     FROM rooted
 )
 
@@ -344,7 +349,15 @@ SELECT
     END AS min_detectable,
     CASE
         WHEN d.ci_method IS NULL THEN 'inconclusive'
-        WHEN abs(d.centre) + d.quantiles[2] * d.stderr < margin THEN 'equivalent'
+        WHEN
+            abs(d.centre) + d.quantiles[2] * d.stderr < margin
+            AND (
+                d.test <> 'mcnemar'
+                -- a quarter of a question: the correction
+                OR d.n * margin - (d.n_more - d.n_fewer) - 0.25
+                > d.quantiles[2] * sqrt(greatest(0, d.n * (2 * d.likeliest + margin * (1 - margin))))
+            )
+            THEN 'equivalent'
         WHEN d.p_value IS NULL OR d.p_value >= 0.05 THEN 'inconclusive'
         WHEN (d.difference > 0) = p.higher_is_better THEN 'better'
         ELSE 'worse'

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eval_pipelines.scoring import score_test
+
 Floats = NDArray[np.float64]
 Ends = tuple[float, float]
 
@@ -35,6 +37,8 @@ class Estimate:
         method: "adjusted_wald", "clustered", "bootstrap" or "t".
         reference: Sorted studentised means of resamples, in place of Student's t.
         ends: What the mean cannot leave, lowest and highest; intervals are cut there.
+        pairs: Of paired 0/1 verdicts, the difference on each question. One-sided p-values are then the larger of this
+            estimate's own and the score test's, so what they show the interval shows too.
     """
 
     value: float
@@ -44,6 +48,7 @@ class Estimate:
     method: str
     reference: Floats | None = field(default=None, repr=False, compare=False)
     ends: Ends = (-math.inf, math.inf)
+    pairs: Floats | None = field(default=None, repr=False, compare=False)
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Two-sided, equal-tailed interval of the mean; its ends are one-sided bounds at `(1 + level) / 2`."""
@@ -53,14 +58,16 @@ class Estimate:
 
     def p_above(self, limit: float) -> float:
         """One-sided p-value against "the mean is at most `limit`": small where it is shown to be above."""
-        return self._tail(self._t(limit))
+        p = self._tail(self._t(limit))
+        return p if self.pairs is None else max(p, score_test.p_above(self.pairs, limit, low=self.ends[0]))
 
     def p_below(self, limit: float) -> float:
         """One-sided p-value against "the mean is at least `limit`": small where it is shown to be below."""
         t = self._t(limit)
         if self.reference is not None and not math.isnan(t):
             return _share(np.searchsorted(self.reference, t, side="right"), len(self.reference))
-        return self._tail(-t)
+        p = self._tail(-t)
+        return p if self.pairs is None else max(p, score_test.p_above(-self.pairs, -limit, low=-self.ends[1]))
 
     def _t(self, limit: float) -> float:
         distance = self.centre - limit

@@ -135,8 +135,11 @@ def paired_difference(
 ) -> Estimate | None:
     """Mean of b minus `weight` times a with its error; None for fewer than two questions or groups."""
     are_shares = _are_shares(of_a) and _are_shares(of_b)
+    are_binary = is_binary(of_a) and is_binary(of_b)
     ends = (min(0.0, -weight), 1 - min(0.0, weight)) if are_shares else None
-    return _estimated(of_b - weight * of_a, groups, ends, is_binary=is_binary(of_a) and is_binary(of_b), seed=seed)
+    values = of_b - weight * of_a
+    found = _estimated(values, groups, ends, is_binary=are_binary, seed=seed)
+    return replace(found, pairs=values) if found is not None and are_binary and groups is None else found
 
 
 def estimate_mean(values: Floats, groups: list[str] | None, *, seed: int = 0) -> Estimate | None:

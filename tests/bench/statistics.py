@@ -17,6 +17,7 @@ from eval_pipelines.scoring.gate_records import Lacking
 from eval_pipelines.scoring.multiplicity import benjamini_hochberg, holm
 from eval_pipelines.scoring.paired_tests import mcnemar_exact, sign_flip
 from eval_pipelines.scoring.sequential import ConfidenceSequence
+from tests.bench import one_sided
 from tests.scoring.gate_worlds import evidence, gate, judged
 
 Floats = NDArray[np.float64]
@@ -89,19 +90,32 @@ def paired_shares() -> Iterator[Rate]:
 
 
 def one_sided_shares() -> Iterator[Rate]:
-    """P(shown to be within a limit that is just lost): where wins and losses balance out, and where all are losses."""
-    for won, stated, most in ((0.03, "about 5 %", 0.06), (0.0, "at most 10 %", 0.1)):
-        worst = 0.0
-        for n in (100, 200, 400, 800):
-            for limit in np.arange(0.005, 0.06, 0.0025):
-                b, c = (one.ravel() for one in np.meshgrid(np.arange(n // 4), np.arange(n // 4)))
-                centre, square = (c - b) / (n + 2), (b + c + 2) / (n + 2)
-                is_shown = centre + limit > 1.644854 * np.sqrt((square - centre**2) / (n + 2))
-                chances = [won + limit, won, 1 - limit - 2 * won]
-                chance = stats.multinomial.pmf(np.stack([b, c, n - b - c], 1), n, chances)
-                worst = max(worst, float(chance[is_shown].sum()))
-        what = "as many won besides" if won else "nothing won"
-        yield Rate(f"paired shares, a limit just lost, {what}: shown to be kept, at worst", stated, worst, 0, most)
+    """P(a limit that is just lost is shown to be kept, or the reverse), at worst over questions, limits and what is won."""
+    limits = [*(float(one) for one in np.arange(0.01, 0.1001, 0.005)), 0.15, 0.2, 0.3]
+    worlds, besides = [(n, limit) for n in (20, 30, 100, 300, 1_000) for limit in limits], (0.001, 0.01, 0.1)
+    rows = {
+        "a limit just lost, nothing won: shown to be kept": (one_sided.kept(*one, 0.0) for one in worlds),
+        "a limit just lost, as many won besides: shown to be kept": (
+            one_sided.kept(*one, won) for one in worlds for won in besides if one[0] <= 300
+        ),
+        "a share of the baseline just lost: shown to be kept": (
+            one_sided.share_kept(n, share, right)
+            for n in (30, 100, 300)
+            for share in limits[::3]
+            for right in (0.8, 1.0)
+        ),
+        "a limit just kept: shown to be broken": (one_sided.broken(*one, won) for one in worlds for won in (0.0, 0.01)),
+    }
+    for what, found in rows.items():
+        yield Rate(f"paired shares, {what}, at worst", "about 5 %", max(found), 0, 0.056)
+    for alpha, stated, most in ((0.01, "at most 1 %", 0.01), (0.1, "at most 13 %", 0.13)):
+        worst = max(one_sided.kept(*one, 0.0, alpha) for one in worlds)
+        yield Rate(
+            f"paired shares, the same with significance {alpha}: shown to be kept, at worst", stated, worst, 0, most
+        )
+    worst = max(one_sided.grade_kept(*one) for one in worlds if one[0] < 1_000)
+    name = "paired grades of which few differ, a limit just lost, nothing won: shown to be kept, at worst"
+    yield Rate(name, "at most 11 %", worst, 0, 0.11)
 
 
 def sign_flips(n_worlds: int, random: np.random.Generator) -> Iterator[Rate]:

@@ -170,6 +170,30 @@ def test_any_two_models_and_a_margin(world: tuple[Path, dict[tuple[str, str], di
     ]
 
 
+def test_equivalent_is_shown_by_the_same_test_in_sql(tmp_path: Path) -> None:
+    # questions, those only the first gets right, those only the second
+    cells = ((300, 0, 0), (320, 0, 0), (100, 2, 0), (100, 0, 2), (120, 3, 3), (200, 1, 6), (90, 0, 1), (25, 25, 0))
+    given: dict[str, tuple[dict[str, float], dict[str, float]]] = {}
+    for n, lost, won in cells:
+        first = [1.0] * lost + [0.0] * won + [1.0] * (n - lost - won)
+        second = [0.0] * lost + [1.0] * won + [1.0] * (n - lost - won)
+        name = f"b{n}_{lost}_{won}"
+        given[name] = (
+            put(tmp_path, "tiny@step-1", name, first, minute=1),
+            put(tmp_path, "tiny@step-2", name, second, minute=2),
+        )
+    publish(tmp_path)
+    shown = set()
+    for margin in (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.1, 0.2, 1.0, 1.5):
+        for row in query(tmp_path, f"FROM compare('tiny@step-1', 'tiny@step-2', margin := {margin})"):
+            a, b = given[row["benchmark"]]
+            assert row["verdict"] == compare(a, b, margin=margin).verdict, (row["benchmark"], margin)
+            shown.add((row["benchmark"], margin, row["verdict"]))
+    # where the interval alone would do
+    assert ("b300_0_0", 0.01, "inconclusive") in shown
+    assert ("b320_0_0", 0.01, "equivalent") in shown
+
+
 def test_a_number_that_is_no_mean_of_verdicts_is_a_regression_only_where_it_is_worse_itself(tmp_path: Path) -> None:
     verdicts = {"tiny@step-1": [1.0] * 60, "tiny@step-2": [0.0] * 20 + [1.0] * 40}
     quoted = {"f1_up": (0.5, 0.6), "f1_down": (0.6, 0.5), "mean": (1.0, 40 / 60)}
