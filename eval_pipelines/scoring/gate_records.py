@@ -16,7 +16,7 @@ from eval_pipelines.scoring.aggregate import is_mean_of
 Status = Literal["within", "breach", "inconclusive", "lacking"]
 Decision = Literal["GO", "NO-GO", "INCONCLUSIVE"]
 # raised when gates come to say something else of the same evaluations and policy: what was said before is judged again
-JUDGING_VERSION: Final = 1
+JUDGING_VERSION: Final = 2
 
 _Z95 = 1.959963984540054
 

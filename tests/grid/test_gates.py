@@ -18,7 +18,7 @@ from eval_pipelines.config import Config, load_config
 from eval_pipelines.definitions import assets_of, resources_of
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.home import enter_home
-from eval_pipelines.scoring.gate_records import GateVerdict
+from eval_pipelines.scoring.gate_records import JUDGING_VERSION, GateVerdict
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import open_published, query
 from sensors.gates import gates_sensor
@@ -190,12 +190,12 @@ def test_what_older_rules_said_is_judged_again_once_and_stays(config: Config, mo
         assert requested() == []
     assert due(config) == []
     # a machine that was not upgraded yet does not take it back
-    monkeypatch.setattr("eval_pipelines.analysis.gating.JUDGING_VERSION", 1)
+    monkeypatch.setattr("eval_pipelines.analysis.gating.JUDGING_VERSION", JUDGING_VERSION)
     assert due(config) == []
     rows = query(
         config.data_root, "SELECT run_id, judging_version, count(*) AS n FROM stg_gate_verdicts GROUP BY ALL ORDER BY 2"
     )
-    assert [tuple(row.values()) for row in rows] == [("older", 1, 10), ("newer", 99, 10)]
+    assert [tuple(row.values()) for row in rows] == [("older", JUDGING_VERSION, 10), ("newer", 99, 10)]
     assert query(config.data_root, "SELECT DISTINCT run_id FROM gates") == [{"run_id": "newer"}]
 
 

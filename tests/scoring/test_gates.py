@@ -15,13 +15,13 @@ pytestmark = pytest.mark.unit
 
 # version of the rules → what they say of the worlds below: decision, difference, p_breach, p_within
 SAID = {
-    1: [
+    2: [
         ("NO-GO", -0.08, 0.0, 1.0),
-        ("INCONCLUSIVE", -0.0667, 0.7595, 0.2405),
+        ("INCONCLUSIVE", -0.0667, 0.7595, 0.2752),
         ("INCONCLUSIVE", -0.0667, 0.6724, 0.3276),
         ("GO", 0.0, 0.9615, 0.039),
         ("GO", 0.2, 0.9998, 0.0002),
-        ("INCONCLUSIVE", -0.0667, 0.7766, 0.2234),
+        ("INCONCLUSIVE", -0.0667, 0.7766, 0.2598),
         ("INCONCLUSIVE", -0.0667, 1.0, 0.3437),
         ("INCONCLUSIVE", None, None, None),
     ],
