@@ -162,7 +162,14 @@ async def _ready(
     endpoint = _endpoint(backend, order, command, model, deployment, room, range(len(order.servers)))
     patience_s = min(_CANARY_TIMEOUT_S, deployment.request_timeout_s)
     client = await stack.enter_async_context(open_client(replace(endpoint, request_timeout_s=patience_s)))
-    watch = ServerWatch(room, order, client, causes=command.causes, ready_timeout_s=deployment.ready_timeout_s)
+    watch = ServerWatch(
+        room,
+        order,
+        client,
+        causes=command.causes,
+        ready_timeout_s=deployment.ready_timeout_s,
+        weights=model.weights,
+    )
     await watch.until_healthy()
     endpoint = _endpoint(backend, order, command, model, deployment, room, watch.alive())
     seen = await seen_to_work(endpoint, needs, wants, where=f"the {deployment.backend} server", log=endpoint.log_path)

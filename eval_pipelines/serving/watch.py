@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import httpx
 
+from eval_pipelines.checkpoint_files import UnfinishedError, UnusableError, check_whole
 from eval_pipelines.errors import NotReadyError, StartError
 from eval_pipelines.serving.backends import Cause, likely_cause
 from eval_pipelines.serving.room import Order, Room
@@ -20,9 +22,16 @@ class ServerWatch:
     """Asks the health routes when a request had failed, and the keeper's notes when nobody answers."""
 
     def __init__(
-        self, room: Room, order: Order, client: httpx.AsyncClient, *, causes: Sequence[Cause], ready_timeout_s: float
+        self,
+        room: Room,
+        order: Order,
+        client: httpx.AsyncClient,
+        *,
+        causes: Sequence[Cause],
+        ready_timeout_s: float,
+        weights: Path | None = None,
     ) -> None:
-        self._room, self._order, self._client, self._causes = room, order, client, causes
+        self._room, self._order, self._client, self._causes, self._weights = room, order, client, causes, weights
         self._ready_timeout_s = ready_timeout_s
         self._lock = asyncio.Lock()
         self._settled_at = float("-inf")
@@ -104,7 +113,7 @@ class ServerWatch:
             raise StartError(
                 f"{key}: the keeper of the server died", log_path=self._room.log(index), tail=lines[-_TAIL_LINES:]
             )
-        cause = likely_cause(lines, self._causes)
+        cause = likely_cause(lines, self._causes) or _lack_of(self._weights)
         advice = f" Likely cause: {cause}." if cause else ""
         when = "while it was asked" if self._room.is_ready(self._order.generation) else "before it was ready"
         again = f", after {self.n_restarts} restarts (max_restarts)" if self.n_restarts else ""
@@ -119,6 +128,19 @@ class ServerWatch:
             if likely_cause(self._room.log_lines(_CAUSE_LINES, replica=index), self._causes):
                 return index
         return 0
+
+
+def _lack_of(weights: Path | None) -> str | None:
+    """What a server of a GGUF file that said nothing may have met: llama-server may lose its last words as it ends."""
+    if weights is None or weights.suffix != ".gguf":
+        return None
+    try:
+        check_whole(weights)
+    except UnfinishedError as error:
+        return f"the weights are damaged or still being written: {error}"
+    except (UnusableError, OSError):
+        return None
+    return None
 
 
 async def is_healthy(client: httpx.AsyncClient, url: str) -> bool:

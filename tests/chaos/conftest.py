@@ -36,7 +36,7 @@ def chaos(certificate: list[str]) -> Iterator[Chaos]:
         server = Chaos(*json.loads(process.stdout.readline()))
         yield server
         server.close()
-        process.terminate()
+        process.kill()
 
 
 @pytest.fixture(scope="session")

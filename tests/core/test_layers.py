@@ -42,7 +42,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluate": {"benchmarks", "client", "evaluation_record", "scoring", "stopping"},
     "evaluation_record": {"benchmarks", "client"},
     "stopping": {"evaluation_record", "scoring"},
-    "serving": {"client"},
+    "serving": {"checkpoint_files", "client"},
     "exporters": {"analysis", "warehouse"},
     "reports": {"analysis", "formats", "warehouse"},
     "container_spec": {"serving"},

@@ -33,7 +33,7 @@ def chaos() -> Iterator[Chaos]:
         server = Chaos(*json.loads(process.stdout.readline()))
         yield server
         server.close()
-        process.terminate()
+        process.kill()
 
 
 @pytest.fixture(scope="module")

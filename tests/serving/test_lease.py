@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -150,6 +151,20 @@ async def test_a_server_that_dies_at_start_shows_its_last_lines_and_the_likely_c
     assert "No module named torch" in message
     assert "Likely cause: a Python package is missing" in message
     assert "server-0.log" in message
+
+
+@pytest.mark.parametrize(("n_missing", "is_told"), [(1, True), (0, False)])
+async def test_a_server_that_ends_without_a_word_on_a_file_that_ends_early_is_told_so(
+    tmp_path, small_model, n_missing, is_told
+) -> None:
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(small_model.read_bytes()[: -1_000_000 * n_missing or None])
+    how = deployment(argv=[sys.executable, "-c", "import sys; print('error: it failed'); sys.exit(1)"])
+    with pytest.raises(StartError) as caught:
+        async with borrow(tmp_path, how, model=replace(MODEL, weights=cut)):
+            pass
+    damaged = "Likely cause: the weights are damaged or still being written: cut.gguf ends early"
+    assert (damaged in str(caught.value)) == is_told
 
 
 async def test_a_program_that_is_not_there_is_named(tmp_path) -> None:
