@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from eval_pipelines.checkpoints import Scan
 from eval_pipelines.config import Config, WatchedRoot
-from eval_pipelines.models import claims
+from eval_pipelines.models import claims, key_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,8 @@ class Configured:
     Attributes:
         pairs: (model key, benchmark): asked without anybody's doing. (model key, "") and ("", benchmark): there is one,
             which somebody may ask or be asked. ("", ""): the file as such.
-        unsettled: Keys of checkpoints of which nothing can be said: being written, or in several places.
+        unsettled: Keys of checkpoints of which nothing can be said: being written, unusable as they are, or in several
+            places.
         is_all_seen: Whether every watched folder could be read.
     """
 
@@ -46,5 +47,6 @@ def what_is_configured(config: Config, looked: Sequence[tuple[WatchedRoot, Scan]
     pairs |= {(model, benchmark) for model, benchmarks in asked.items() for benchmark in benchmarks}
     # the folder itself waits, by its absolute name, where it cannot be read
     is_all_seen = not any(one.name == str(root.path) for root, scan in looked for one in scan.waiting)
-    unsettled = clashing | (places.keys() - suites.keys() - config.models.keys())
+    ignored = {key for root, scan in looked for one in scan.ignored if (key := key_of(root, one.name))}
+    unsettled = clashing | ignored | (places.keys() - suites.keys() - config.models.keys())
     return Configured(frozenset(pairs), frozenset(unsettled), is_all_seen)

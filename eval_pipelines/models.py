@@ -54,7 +54,7 @@ def resolve(config: Config, key: ModelKey) -> Model:
     problems: list[str] = []
     for root, names in looked:
         found = names
-        if any(_key_of(root, one.name) == str(key) for one in names.waiting):
+        if any(key_of(root, one.name) == str(key) for one in names.waiting):
             found = _look(config, root)[1]
         for checkpoint in found.finished:
             if checkpoint.model_key == key:
@@ -88,7 +88,7 @@ def interceptors_of(config: Config, key: ModelKey) -> tuple[InterceptorEntry, ..
     # names only: grading needs no weights
     looked = [(root, _look(config, root, hash_for_s=0.0)[1]) for root in roots]
     for root, found in looked:
-        keys = {_key_of(root, one.name) for one in found.waiting} | {str(one.model_key) for one in found.finished}
+        keys = {key_of(root, one.name) for one in found.waiting} | {str(one.model_key) for one in found.finished}
         if str(key) in keys:
             return root.interceptors
     places = " and ".join(str(root.path) for root in roots)
@@ -105,7 +105,7 @@ def claims(config: Config, looked: Sequence[tuple[WatchedRoot, Scan]]) -> dict[s
     """
     found = {key: [f"`models` in {config.path}"] for key in config.models}
     for root, scan_ in looked:
-        named = {one.name: _key_of(root, one.name) for one in scan_.waiting}
+        named = {one.name: key_of(root, one.name) for one in scan_.waiting}
         at = {str(one.model_key): str(one.weights) for one in scan_.finished}
         at |= {key: str(root.path / name) for name, key in named.items() if key}
         for key, place in at.items():
@@ -122,7 +122,7 @@ def _look(config: Config, root: WatchedRoot, *, hash_for_s: float | None = None)
     return root, scan(root, now=utc_now(), cache=fingerprint_cache(config), hash_for_s=hash_for_s)
 
 
-def _key_of(root: WatchedRoot, name: str) -> str | None:
+def key_of(root: WatchedRoot, name: str) -> str | None:
     """The model key that an entry of a watched folder would have, by its name; None for a name that gives none."""
     if is_temporary(Path(name).name) or Path(name).is_absolute():  # the folder itself, where it cannot be read
         return None
@@ -140,7 +140,7 @@ def fingerprint_cache(config: Config) -> Path:
 
 def _problems_of(root: WatchedRoot, key: ModelKey, found: Scan) -> list[str]:
     """What a watched folder says of entries that have this key, or whose name holds its revision (`step-300.tmp`)."""
-    ignored = [one for one in found.ignored if _key_of(root, one.name) == str(key)]
+    ignored = [one for one in found.ignored if key_of(root, one.name) == str(key)]
     revision = re.compile(rf"(?<![a-z0-9]){re.escape(key.revision)}(?![a-z0-9_-])")
     waiting = [
         one

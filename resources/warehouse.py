@@ -33,11 +33,11 @@ class WarehouseResource(ConfiguredResource):
 
     def record_configured(self, configured: Configured) -> int:
         """Land what changed of what evals.yaml asks for; returns how many rows. Raises ConfigError, WarehouseError."""
-        from eval_pipelines.warehouse.configured import said
+        from eval_pipelines.warehouse.configured import name_of, said
 
         landing, now = self.landing, utc_now()
         # two machines may ask for different things of one record
-        by = f"{socket.gethostname()}:{self.config.path}"
+        by = f"{name_of(self.config.data_root, socket.gethostname())}:{self.config.path}"
         landing.configured_folder(by)
         changes = configured.changes(said(self.config.data_root, by, now))
         if changes:

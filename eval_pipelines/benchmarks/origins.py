@@ -1,11 +1,12 @@
 """Whose each task is: lm-eval's, this project's, or the operator's own file."""
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from eval_pipelines.benchmarks.catalog import Catalog, Entry, open_catalog
-from eval_pipelines.benchmarks.own_names import SHIPPED, SUFFIXES, benchmarks_called
+from eval_pipelines.benchmarks.own_names import SHIPPED, SUFFIXES, benchmarks_called, files_below
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.config.reader import OWN_BENCHMARKS
 from eval_pipelines.errors import ConfigError
@@ -62,7 +63,7 @@ def _whose(entry: Entry, folder: Path) -> str:
 
 def _notes(entry: Entry, include: Path | None, folder: Path) -> Iterator[str]:
     if entry.origin not in SHIPPED:
-        for path in benchmarks_called(entry.name, Path(entry.origin).rglob("*")):
+        for path in benchmarks_called(entry.name, files_below(Path(entry.origin))):
             if path != entry.path:
                 yield f"{path} is a benchmark {entry.name!r}, too, and is not used: {entry.path} is"
         return
@@ -71,12 +72,14 @@ def _notes(entry: Entry, include: Path | None, folder: Path) -> Iterator[str]:
         if include is None or not path.is_relative_to(include):
             yield (
                 f"{path} is a benchmark {entry.name!r}, too, and is not used: the one in {entry.origin} is. To ask yours, "
-                f"move it into {folder / OWN_BENCHMARKS}, or name its folder as `include`"
+                f"move it into {include or folder / OWN_BENCHMARKS}, or name its folder as `include`"
             )
 
 
 def _near(name: str, folder: Path) -> Iterator[Path]:
     """Files so called where one's own benchmarks are likely kept: beside evals.yaml, and one folder down."""
-    for place in (folder, *(one for one in folder.iterdir() if one.is_dir() and one != folder / OWN_BENCHMARKS)):
-        yield from (path for suffix in SUFFIXES if (path := place / f"{name}{suffix}").is_file())
-    yield from (folder / OWN_BENCHMARKS).rglob("*")
+    below = next(os.walk(folder), ("", list[str](), list[str]()))[1]
+    for place in (folder, *(folder / one for one in below if one != OWN_BENCHMARKS.name)):
+        # by os.path: a folder that may not be looked into holds nothing, and is no error
+        yield from (path for suffix in SUFFIXES if os.path.isfile(path := place / f"{name}{suffix}"))
+    yield from files_below(folder / OWN_BENCHMARKS)

@@ -4,6 +4,7 @@ Only changes are landed. What holds now is read from what is published and from 
 """
 
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import duckdb
 
 from eval_pipelines.errors import WarehouseError
 from eval_pipelines.warehouse import tables
+from eval_pipelines.warehouse.files import write_copy
 from eval_pipelines.warehouse.landed_rows import read
 from eval_pipelines.warehouse.landing import folder_of
 from eval_pipelines.warehouse.read import fetch, open_published
@@ -29,6 +31,22 @@ FROM configured
 WHERE configured_by = ?
 GROUP BY model_key, benchmark
 """
+
+
+def name_of(root: Path, host: str) -> str:
+    """The name a data root has on a record: of the host it was first used on. A container has another with each start.
+
+    Raises:
+        WarehouseError: it cannot be kept.
+    """
+    kept = root / "host-name"
+    if not kept.exists():
+        write_copy(kept, partial(_write, text=host))
+    return kept.read_text(encoding="utf-8").strip()
+
+
+def _write(aside: Path, *, text: str) -> None:
+    aside.write_text(text, encoding="utf-8")
 
 
 def said(root: Path, by: str, now: datetime) -> set[Pair]:

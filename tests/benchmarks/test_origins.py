@@ -1,11 +1,13 @@
 """Whose a task is when two have its name, and files of one's own that are not the benchmark they look like."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from eval_pipelines.benchmarks.catalog import open_catalog
-from eval_pipelines.benchmarks.origins import Origin, origins
+from eval_pipelines.benchmarks.origins import Origin, origin_of, origins
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError
 
@@ -57,10 +59,11 @@ def test_a_benchmark_of_yours_where_nobody_looks_is_told(index, tmp_path, file, 
         put(tmp_path / include / "other.yaml")
     told = origin(index, tmp_path, "gsm8k", include=include)
     assert told.in_words == "lm-eval"
-    assert told.notes[0].startswith(
-        f"{path} is a benchmark 'gsm8k', too, and is not used: the one in lm-eval is. To ask"
+    where = tmp_path / (include or "benchmarks")
+    assert told.notes == (
+        f"{path} is a benchmark 'gsm8k', too, and is not used: the one in lm-eval is. To ask yours, move it into "
+        f"{where}, or name its folder as `include`",
     )
-    assert len(told.notes) == 1
 
 
 def test_of_two_files_of_yours_with_one_name_it_is_told_which_is_used(index, tmp_path) -> None:
@@ -96,6 +99,11 @@ def test_a_file_of_yours_that_is_not_read_is_not_silently_the_task_of_another(
         ("gsm8k.yaml", "task: gsm8k_mine\n"),
         ("gsm8k.jsonl", "{}"),
         ("gsm8k.py", "("),
+        ("conf/gsm8k.yaml", "learning_rate: 1\ndata: x\n"),
+        ("conf/gsm8k.yml", "task: gsm8k_mine\n"),
+        ("gsm8k.yml", "a: [\n"),
+        (".github/workflows/gsm8k.yml", OWN),
+        (".venv/lib/gsm8k.py", "def score(a, b): ..."),
     ],
 )
 def test_helpers_and_data_may_be_called_as_a_task_of_another(index, tmp_path, file, text) -> None:
@@ -105,6 +113,20 @@ def test_helpers_and_data_may_be_called_as_a_task_of_another(index, tmp_path, fi
         (tmp_path / file).rename(tmp_path / "math" / file)
     [leaf] = open_catalog(index, include=tmp_path).leaves("gsm8k")
     assert (leaf.entry.origin, leaf.entry.replaces) == ("lm-eval", None)
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_error(index, tmp_path) -> None:
+    spec, catalog = BenchmarkSpec(task="gsm8k"), open_catalog(index)
+    (tmp_path / "pgdata").mkdir(mode=0)
+    if os.geteuid() == 0:
+        shutil.chown(tmp_path.parent, 65534)
+        shutil.chown(tmp_path, 65534)
+        os.seteuid(65534)
+    try:
+        told = origin_of(spec, catalog, folder=tmp_path)
+    finally:
+        os.seteuid(os.getuid())
+    assert told == Origin("lm-eval")
 
 
 def test_a_task_that_is_not_there_is_told_as_a_note(index, tmp_path) -> None:

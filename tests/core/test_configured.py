@@ -54,6 +54,15 @@ def test_what_cannot_be_seen_now_stays_as_it_was(tmp_path: Path) -> None:
     assert look(tmp_path).changes(before) == gone
 
 
+def test_what_is_unusable_as_it_lies_there_stays_as_it_was(tmp_path: Path) -> None:
+    drop(tmp_path / "runs/step-100")
+    before = look(tmp_path).pairs
+    drop(tmp_path / "runs/Step-100")
+    told = look(tmp_path)
+    assert (told.pairs, told.unsettled) == (BENCHMARKS, {"smol@step-100"})
+    assert told.changes(before) == {}
+
+
 def test_a_key_of_two_places_is_asked_of_neither_and_taken_back_of_neither(tmp_path: Path) -> None:
     drop(tmp_path / "runs/v1")
     both = look(tmp_path, FILE.replace("family: smol", "family: hosted"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eval_pipelines.configured import Configured
-from eval_pipelines.warehouse.configured import said
+from eval_pipelines.warehouse.configured import name_of, said
 from eval_pipelines.warehouse.landing import Landing
 from eval_pipelines.warehouse.publish import publish
 from eval_pipelines.warehouse.read import query
@@ -121,3 +121,8 @@ def test_a_rebuilt_database_holds_the_same(tmp_path: Path) -> None:
     (tmp_path / "scores.duckdb").unlink()
     assert grid(tmp_path) == extended
     assert said(tmp_path, HERE, at(4)) == configured({LATER: ("gsm8k",)}).pairs
+
+
+def test_a_data_root_keeps_its_name_on_the_record_when_its_host_has_another(tmp_path: Path) -> None:
+    assert name_of(tmp_path, "pod-1") == "pod-1"
+    assert name_of(tmp_path, "pod-2") == "pod-1"
