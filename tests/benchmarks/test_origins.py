@@ -11,6 +11,8 @@ from eval_pipelines.benchmarks.origins import Origin, origin_of, origins
 from eval_pipelines.config import BenchmarkSpec
 from eval_pipelines.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 OWN = 'data: rows.jsonl\nprompt: "{{q}}"\ntarget: "{{a}}"\n'
 
 

@@ -11,6 +11,8 @@ from eval_pipelines.benchmarks.harness import Benchmark
 from eval_pipelines.errors import ConfigError
 from eval_pipelines.records import FailureKind, Metric, Request, Response
 
+pytestmark = pytest.mark.slow
+
 WARM = {"temperature": 0.7}
 SEVERAL = (
     "{name: vote, filter: [{function: regex, regex_pattern: '(\\d+)'}, {function: majority_vote}, {function: take_first}]}",

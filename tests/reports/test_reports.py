@@ -19,6 +19,8 @@ from eval_pipelines.warehouse.publish import publish
 from tests.published_record import BOREALIS, LONG
 from tests.warehouse.builders import evaluation, land, metric
 
+pytestmark = pytest.mark.slow
+
 GOOD, BAD = "atlas-1b@step-02000", "atlas-1b@step-02500"
 MODELS = "comparison", Options(models=(BOREALIS, LONG))
 
