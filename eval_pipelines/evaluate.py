@@ -23,8 +23,7 @@ from eval_pipelines.client.turns import in_turn
 from eval_pipelines.config.prices import Price
 from eval_pipelines.endpoint import Endpoint
 from eval_pipelines.errors import FailureBudgetError
-from eval_pipelines.evaluation_record import Plan, Questions, evaluation_id, evaluation_of
-from eval_pipelines.keys import digest
+from eval_pipelines.evaluation_record import Plan, Questions, evaluation_id, evaluation_of, line_of, version_of
 from eval_pipelines.models import Model
 from eval_pipelines.records import Evaluation, Place, Request, Response
 from eval_pipelines.stopping import EarlyStop
@@ -117,7 +116,7 @@ async def ask_benchmark(
     """
     journal, others = journal_of(journals, model, key := evaluation_id(model, benchmark, limit))
     wanted = {request.digest for request in benchmark.requests()}
-    async with in_turn(journal, _version(model), wanted, on_wait):
+    async with in_turn(journal, line_of(model, benchmark), wanted, on_wait):
         plan = _plan(benchmark, wanted, known, untold, journal, others)
         n_missing, failed = len(plan.missing), dict[str, tuple[Place, Response]]()
         report, endpoint = AskReport(n_requests=n_missing, n_not_asked=n_missing), None
@@ -196,14 +195,9 @@ def _keep(
 
 def journal_of(journals: Path, model: Model, key: str) -> tuple[Journal, Callable[[], list[Path]]]:
     """The journal of an evaluation, and how to find the others that hold answers of this model version."""
-    version = _version(model)
+    version = version_of(model)
     path, by_id_alone = journals / f"{version}-{key}.jsonl", journals / f"{key}.jsonl"  # as earlier releases named it
     return Journal(path), lambda: [by_id_alone, *sorted({*journals.glob(f"{version}-*.jsonl")} - {path})]
-
-
-def _version(model: Model) -> str:
-    """What names a model version in the journals' folder."""
-    return digest([str(model.key), model.fingerprint], n_bytes=6)
 
 
 def _take_over(
@@ -253,8 +247,10 @@ def _plan(
     plan.recovered = wanted & {response.request_digest for _, response in _usable(benchmark, journal.path)}
     wanted -= plan.recovered
     plan.since = min((answered[d] for d in plan.earlier), default=plan.since)
-    plan.count(untold(), plan.earlier)
-    plan.count((response for _, response in _usable(benchmark, journal.path)), plan.recovered)
+    # all that was landed, wanted or not: once this run has landed its evaluation, nobody looks for them
+    plan.count(untold(), without=plan.recovered)
+    journaled = (response for _, response in _usable(benchmark, journal.path))
+    plan.count(response for response in journaled if response.request_digest in plan.recovered)
     return plan
 
 

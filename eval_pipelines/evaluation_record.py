@@ -61,7 +61,7 @@ class Plan:
         missing: to be asked; empties while they are.
         since: when the oldest of the earlier answers was asked for; now if there are none.
         stopped: that and why asking ended early, as plain JSON; empty: it did not.
-        n_untold: answers, recovered and earlier, that a killed run could not tell the cost of.
+        n_untold: answers, recovered and landed, that killed runs could not tell the cost of; wanted now or not.
         prompt_tokens, completion_tokens, cached_prompt_tokens: of those.
     """
 
@@ -76,11 +76,11 @@ class Plan:
     completion_tokens: int = 0
     cached_prompt_tokens: int = 0
 
-    def count(self, untold: Iterable[Response], among: AbstractSet[str]) -> None:
-        """Add answers of killed runs: those to these requests, each once."""
-        seen = set[str]()
+    def count(self, untold: Iterable[Response], *, without: AbstractSet[str] = frozenset()) -> None:
+        """Add answers of killed runs, each once, without those to some requests."""
+        seen = {*without}
         for response in untold:
-            if response.request_digest in among and response.request_digest not in seen:
+            if response.request_digest not in seen:
                 seen.add(response.request_digest)
                 self.n_untold += 1
                 self.prompt_tokens += response.prompt_tokens or 0
@@ -96,6 +96,22 @@ def evaluation_id(model: Model, benchmark: Questions, limit: int | None) -> str:
     if changes := asked_as(model.interceptors):
         asked.append(changes)
     return digest(asked, n_bytes=8)
+
+
+def version_of(model: Model) -> str:
+    """What names a model version in the journals' folder."""
+    return digest([str(model.key), model.fingerprint], n_bytes=6)
+
+
+def line_of(model: Model, benchmark: Questions) -> str:
+    """Where to stand in line: one line for a model version, and one for each model that it judges.
+
+    Two checkpoints often share an answer, and a judge is then asked the same of both: in one line, judging many of them
+    would take as long as one after another.
+    """
+    judged = benchmark.judged_model
+    # the dot: files of the one line are not taken for the other's, whose names go on with a dash
+    return version_of(model) if judged is None else f"{version_of(model)}.{digest([judged], n_bytes=6)}"
 
 
 def asked_as(interceptors: Iterable[InterceptorEntry]) -> list[dict[str, Any]]:

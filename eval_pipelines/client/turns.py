@@ -26,7 +26,7 @@ async def in_turn(
     """Hold questions, and then a journal, once nobody else does. Both are let go when the process dies.
 
     Args:
-        version: Of the model that is asked; safe in a file's name.
+        version: Of the model that is asked, or whatever else names a line of its own; safe in a file's name.
         digests: Of all requests that may be asked.
         on_wait: Called once if somebody else holds the journal or one of the questions.
 

@@ -441,6 +441,22 @@ async def test_benchmarks_without_a_common_question_do_not_wait_for_each_other(c
     assert waited == []
 
 
+async def test_judgings_of_two_models_by_one_judge_do_not_wait_for_each_other_nor_twice_for_the_same_one(
+    cell,
+) -> None:
+    """Two checkpoints may give the same answer, and a judge is then asked the same."""
+    waited: list[str] = []
+
+    async def judge(judged: str, run_id: str) -> None:
+        judging = Questions(name="judging", ask_version=f"2-{judged}")
+        judging.judged_model = judged  # type: ignore[assignment]
+        await cell.ask(judging, run_id=run_id, on_wait=lambda: waited.append(run_id))
+
+    await asyncio.gather(judge("one@1", "r1"), judge("one@2", "r2"), judge("one@1", "r3"))
+    assert waited == ["r3"]
+    assert list(cell.folder.iterdir()) == []
+
+
 async def test_who_is_cancelled_while_it_waits_for_the_cell_holds_nothing(cell, faulty) -> None:
     faulty.set(latency_s=0.05)
     waits = asyncio.Event()

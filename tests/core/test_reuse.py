@@ -141,6 +141,18 @@ async def test_what_a_run_was_answered_that_was_killed_while_it_landed_is_in_the
     assert [(one.cost and round(one.cost * 1e6), one.n_reused) for one in told] == [(600, n), (None, 40)]
 
 
+async def test_it_is_in_that_cost_too_where_the_next_one_wants_fewer_questions(cell) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Landing, "land_evaluation", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            await cell.ask()
+    costs = []
+    for n in (10, 40):
+        cell.questions = replace(cell.questions, n=n)
+        costs.append((await cell.ask()).evaluation.cost)
+    assert [cost and round(cost * 1e6) for cost in costs] == [600, None]
+
+
 async def test_nor_is_it_told_twice_where_the_evaluation_was_landed_before_the_kill(cell) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Journal, "remove", lambda one: one.path.suffix == ".line" or 1 / 0)
