@@ -6,7 +6,9 @@ first, and may be the right ones. The interval holds at all looks together; see 
 """
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
@@ -67,6 +69,7 @@ class EarlyStop:
     _responses: dict[str, Response] = field(default_factory=dict)
     _sequence: ConfidenceSequence = field(default_factory=lambda: ConfidenceSequence(1))
     _looking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _begun: Future[list[Score]] | None = None
     _n_given: int = 0
     _n_seen: int = 0
 
@@ -111,6 +114,9 @@ class EarlyStop:
 
     def end(self) -> Gradable:
         """The benchmark with the questions that were asked, once every outcome is in."""
+        if self._begun is not None:  # whoever awaited it was let go
+            self._see(self._begun.result())
+            self._begun = None
         self._look(self._order)
         self._n_given = max(self._n_given, self._n_seen)
         if self._n_given == len(self._order):
@@ -138,7 +144,9 @@ class EarlyStop:
                         scores += self._graded(answers, batch[first : first + _FEW])
                         await asyncio.sleep(0)
                 else:
-                    scores = await asyncio.to_thread(self._graded, answers, self._batch())
+                    self._begun = self._begun or _in_thread(partial(self._graded, answers, self._batch()))
+                    scores = await asyncio.wrap_future(self._begun)
+                    self._begun = None
                 self._see(scores)
 
     def _batch(self) -> list[str]:
@@ -173,6 +181,24 @@ class EarlyStop:
         self._n_seen += len(batch)
         if not self.reason and self._n_seen < len(self._order):
             self.reason = reason(self.rule, self._sequence)
+
+
+def _in_thread(work: Callable[[], list[Score]]) -> Future[list[Score]]:
+    """What is done in a thread of its own: at the end of a loop or of the process, nobody waits for it.
+
+    They would for an executor's thread, and so would whoever wants to end a run.
+    """
+    future = Future[list[Score]]()
+    future.set_running_or_notify_cancel()  # who awaits it may be cancelled, and it goes on
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="grading", daemon=True).start()
+    return future
 
 
 def early_stop(benchmark: Gradable, rule: StopEarly | None, earlier: Answers = lambda _: {}) -> EarlyStop | None:

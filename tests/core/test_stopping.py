@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +32,7 @@ class Exam:
     right: float = 1.0
     is_graded_here: bool = True
     takes_s: float = 0.0  # for each answer
+    graded: list[str] = field(default_factory=list)  # whatever part of it was
 
     def samples(self) -> Iterator[Sample]:
         return (Sample(sample_id=one, subtask="exam", question="?", target="!", n_requests=1) for one in self.ids)
@@ -45,6 +47,7 @@ class Exam:
         self, responses: Mapping[str, Response], *, max_failed_share: float | None = None
     ) -> tuple[list[Score], list[Metric]]:
         scores = []
+        self.graded.extend(self.ids)
         time.sleep(self.takes_s * len(self.ids))
         for request in self.requests():
             text = responses[request.digest].text if request.digest in responses else None
@@ -153,6 +156,28 @@ async def test_what_is_on_the_wire_is_served_while_answers_are_graded(is_graded_
     watching.cancel()
     assert len(list(early.end().samples())) == 100
     assert max(lags) < 0.5, "100 answers take a second"
+
+
+async def all_answered(early: EarlyStop) -> None:
+    async for _, request in read(early.requests(digests(early.benchmark))):
+        early.take(request, response(request))
+
+
+def test_whoever_is_told_to_end_does_not_wait_for_the_grading() -> None:
+    early = EarlyStop(replace(exam(300), takes_s=0.02, is_graded_here=False), StopEarly(half_width=0.1, batch=100))
+    before, started = {*threading.enumerate()}, time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(all_answered(early), 0.2))
+    assert time.monotonic() - started < 1.5, "100 answers take two seconds"
+    assert early.benchmark.graded, "it had begun"
+    assert all(one.daemon for one in {*threading.enumerate()} - before), "a process waits for others at its exit"
+
+
+async def test_what_is_being_graded_when_asking_ends_is_not_graded_twice() -> None:
+    early = EarlyStop(replace(exam(300), takes_s=0.005, is_graded_here=False), StopEarly(half_width=0.1, batch=100))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(all_answered(early), 0.1)
+    assert len(list(early.end().samples())) == len(early.benchmark.graded) == 100
 
 
 async def test_it_is_known_on_which_side_of_a_value_the_result_is() -> None:
