@@ -135,6 +135,8 @@ class _Run:
 
     async def work(self, client: Client, source: Iterator[batches.Batch | batches.Pause]) -> None:
         for batch in source:
+            if self._ending.is_over:  # before this one began
+                return
             if not isinstance(batch, tuple):
                 with self._ending.waits():
                     await batch()

@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from eval_pipelines.client import fanout, gate
 from eval_pipelines.client.failures import Backoff, failure
 from eval_pipelines.client.fanout import Limits, ask
@@ -137,6 +139,20 @@ async def test_nor_does_anybody_wait_for_what_comes_between_two_questions(faulty
     requests = [*questions(12), pause, *questions(8, "And")]
     told = await asyncio.wait_for(asked(faulty, tmp_path, 20, requests=requests, limits=Limits(max_failed_share=0)), 10)
     assert (told.n_failed < 20, waiting) == (True, 1)
+
+
+async def test_nor_does_anybody_begin_to_wait_for_it_after_the_stop(faulty, tmp_path) -> None:
+    class StopsBefore(Interceptor):
+        name = "stops before"
+
+        def sending(self, attempt: Attempt) -> None:
+            raise Stops.Wish("not even one")
+
+    async def pause() -> None:
+        pytest.fail("asking is over")
+
+    told = await asked(faulty, tmp_path, 13, StopsBefore(), requests=[*questions(1), pause, *questions(12, "And")])
+    assert (told.stopped, told.n_not_asked) == ("not even one", 13)
 
 
 async def test_what_is_asked_goes_on_while_one_waits_between_two_questions(faulty, tmp_path) -> None:
