@@ -54,7 +54,7 @@ class Journal:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise _not_opened(self.path, error) from error
+            raise not_opened(self.path, error) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(fd).st_nlink == 0:  # its last holder landed and removed it while we waited
@@ -201,7 +201,8 @@ def entries(path: Path) -> Iterator[tuple[Place | None, Response]]:
                 continue
 
 
-def _not_opened(path: Path, error: OSError) -> WarehouseError:
+def not_opened(path: Path, error: OSError) -> WarehouseError:
+    """What to raise for a journal, or a file beside it, that cannot be made or opened."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return not_written(path, error)
     return WarehouseError(

@@ -7,16 +7,18 @@ before it that want one of its own, and for nobody else: no two ever wait for ea
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
-from eval_pipelines.client.journal import Journal, not_written
+from eval_pipelines.client.journal import Journal, not_opened, not_written
 from eval_pipelines.client.shared_file import claim, is_claimed
 
 _LOOK_EVERY_S = 0.2
 _LINE_UP_EVERY_S = 0.01  # whoever stands in line does so in milliseconds
+_LINE_UP_AT_MOST_S = 1.0  # longer: it is stopped, or the disk hangs
 
 
 @asynccontextmanager
@@ -31,7 +33,7 @@ async def in_turn(
         on_wait: Called once if somebody else holds the journal or one of the questions.
 
     Raises:
-        WarehouseError: the disk is full, or the journals' folder not this user's.
+        WarehouseError: the disk is full, or the journals' folder or a file in it not this user's.
     """
     told = False
 
@@ -43,23 +45,27 @@ async def in_turn(
         await asyncio.sleep(_LOOK_EVERY_S)
 
     with ExitStack() as held:
-        for place in await _line_up(journal.path.parent, version, digests, held):
-            while is_claimed(place):
+        for place in await _line_up(journal.path.parent, version, digests, held, wait):
+            while _is_held(place):
                 await wait()
         while not _takes(journal, held):
             await wait()
         yield
 
 
-async def _line_up(folder: Path, version: str, digests: AbstractSet[str], held: ExitStack) -> list[Path]:
+async def _line_up(
+    folder: Path, version: str, digests: AbstractSet[str], held: ExitStack, wait: Callable[[], Awaitable[None]]
+) -> list[Path]:
     """Stand behind those who want some of these questions; returns their places."""
     line = Journal(folder / f"{version}.line")  # nothing is written to it
+    patience_until = time.monotonic() + _LINE_UP_AT_MOST_S
     with ExitStack() as in_front:
-        while not _takes(line, in_front):  # noqa: ASYNC110 - the kernel tells nobody when a flock is let go
-            await asyncio.sleep(_LINE_UP_EVERY_S)
+        while not _takes(line, in_front):
+            is_slow = time.monotonic() > patience_until
+            await (wait() if is_slow else asyncio.sleep(_LINE_UP_EVERY_S))
+        in_front.callback(line.remove)  # whatever happens: another user could not open it
         before = [place for place in _claimed(folder, version) if _wants_any(place, digests)]
         _stand(folder / f"{version}-{secrets.token_hex(4)}.asks", digests, held)
-        line.remove()
     return before
 
 
@@ -75,10 +81,17 @@ def _stand(place: Path, digests: AbstractSet[str], held: ExitStack) -> None:
 
 def _claimed(folder: Path, version: str) -> Iterator[Path]:
     for place in folder.glob(f"{version}-*.asks"):
-        if is_claimed(place):
+        if _is_held(place):
             yield place
         else:  # left by one that was killed
             place.unlink(missing_ok=True)
+
+
+def _is_held(place: Path) -> bool:
+    try:
+        return is_claimed(place)
+    except OSError as error:  # another user's
+        raise not_opened(place, error) from error
 
 
 def _wants_any(place: Path, digests: AbstractSet[str]) -> bool:

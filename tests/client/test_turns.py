@@ -10,6 +10,7 @@ import pytest
 
 from eval_pipelines.client.journal import Journal
 from eval_pipelines.client.turns import in_turn
+from eval_pipelines.errors import WarehouseError
 
 pytestmark = pytest.mark.unit
 
@@ -80,3 +81,23 @@ async def test_what_a_killed_process_held_is_free_at_once_and_its_file_gone_with
     await line.ask("two", "a", "b")
     assert (line.done, line.waited) == (["one", "two"], ["one"])
     assert [path.name for path in line.folder.iterdir()] == ["other.jsonl"]
+
+
+async def test_a_place_that_cannot_be_opened_is_told_in_words_and_leaves_the_line_to_others(line) -> None:
+    theirs = line.folder / "v-1.asks"
+    theirs.mkdir()  # root may open any file; whoever is not, none of another user
+    with pytest.raises(WarehouseError, match=r"cannot open the journal .*v-1\.asks: .* if somebody else's run left it"):
+        await line.ask("one", "a")
+    assert [*line.folder.iterdir()] == [theirs]
+
+
+async def test_who_cannot_even_stand_in_line_for_a_second_says_that_it_waits(line) -> None:
+    with Journal(line.folder / "v.line") as stuck:
+        asking = asyncio.create_task(line.ask("one", "a"))
+        await asyncio.sleep(0.5)
+        assert line.waited == []
+        await asyncio.sleep(1)
+        assert line.waited == ["one"]
+        stuck.remove()
+    await asyncio.wait_for(asking, 5)
+    assert (line.done, line.waited) == (["one"], ["one"])
