@@ -142,7 +142,7 @@ ui: bootstrap
 test: bootstrap $(DUCKDB15)/.installed system servers lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
 	env PYTHONPATH=$(DUCKDB15) $(BIN)/python -m pytest -n 2 --dist loadfile tests/warehouse
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --durations=40
+	$(BIN)/python -m pytest -m slow -n 2 --dist loadfile --no-loadscope-reorder --durations=40
 
 unit: bootstrap lint
 	$(BIN)/python -m pytest -m "not slow" -n 2
