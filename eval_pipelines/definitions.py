@@ -18,7 +18,6 @@ from assets.samples import samples_asset
 from assets.scores import scores_asset
 from dbt_like_sql import load as load_sql
 from eval_pipelines.config import Config
-from eval_pipelines.dagster_record import spare_the_disk
 from resources.benchmarks import BenchmarksResource
 from resources.checkpoints import CheckpointsResource
 from resources.config import read_config
@@ -97,5 +96,7 @@ def defs() -> dg.Definitions:
     """What Dagster loads. A function, so that importing this module reads no file."""
     # the process of a run has opened Dagster's record by now; one that only wants names should not import for it
     if "sqlalchemy" in sys.modules and (home := os.environ.get("DAGSTER_HOME")):
+        from eval_pipelines.dagster_record import spare_the_disk
+
         spare_the_disk(home)
     return build(config_path())

@@ -12,9 +12,9 @@
 --          missing, over_budget, outdated and overwritten are to be run again
 -- Columns  model_key: family@revision · benchmark: its name · status: as above ·
 --          is_wanted: evals.yaml asks for it by itself: a checkpoint in a watched folder, a benchmark of its suite; false: it
---          does not, or no longer (its checkpoint is gone); null: no evals.yaml is on record · has_number: latest_metrics has this cell ·
---          coverage: of its headline, 0..1 · evaluated_at: newest try, UTC; null if there is none ·
---          recorded_at: the number's grading, UTC; null if there is none
+--          does not, or no longer (its checkpoint is gone); null: no evals.yaml is on record ·
+--          has_number: latest_metrics has this cell · coverage: of its headline, 0..1 ·
+--          evaluated_at: newest try, UTC; null if there is none · recorded_at: the number's grading, UTC; null if there is none
 -- Reader   "what do we still have to run"
 WITH newest AS (
     SELECT *

@@ -78,8 +78,8 @@ def _notes(entry: Entry, include: Path | None, folder: Path) -> Iterator[str]:
 
 def _near(name: str, folder: Path) -> Iterator[Path]:
     """Files so called where one's own benchmarks are likely kept: beside evals.yaml, and one folder down."""
-    below = next(os.walk(folder), ("", list[str](), list[str]()))[1]
+    # by os: a folder that may not be looked into holds nothing, and is no error
+    _, below, _ = next(os.walk(folder), (None, [], None))
     for place in (folder, *(folder / one for one in below if one != OWN_BENCHMARKS.name)):
-        # by os.path: a folder that may not be looked into holds nothing, and is no error
         yield from (path for suffix in SUFFIXES if os.path.isfile(path := place / f"{name}{suffix}"))
     yield from files_below(folder / OWN_BENCHMARKS)

@@ -23,15 +23,12 @@ def unread(folder: Path, name: str, *, is_shipped: bool = False) -> str | None:
     """
     for path in _called(files_below(folder), name):
         said = _read(path)
-        if path.suffix == ".yml" and not is_shipped:
-            return f"{path} is not read: name it {name}.yaml"
-        if said is None:
-            continue
         if path.suffix == ".yml":
-            if name_and_kind(path, said)[0] == name:
+            if not is_shipped or (said is not None and name_and_kind(path, said)[0] == name):
                 return f"{path} is not read: name it {name}.yaml"
+        elif said is None:
             continue
-        if path.suffix == ".py":
+        elif path.suffix == ".py":
             lacking = [one for one in ("prompt", "score") if one not in said]
             if not lacking:
                 return f"{path} is not read: one in Python lies in {folder} itself"

@@ -139,7 +139,7 @@ def _lack_of(weights: Path | None) -> str | None:
     except UnfinishedError as error:
         return f"the weights are damaged or still being written: {error}"
     except (UnusableError, OSError):
-        return None
+        pass
     return None
 
 
